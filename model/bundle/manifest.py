@@ -1,0 +1,200 @@
+"""manifest.json as frozen models: the one description of a bundle that training writes and serving believes.
+
+Every unknown key is refused, so a misspelt or a newer field is never silently ignored.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+GOLDEN = "golden.npz"
+CARD = "MODEL_CARD.md"
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Level = Annotated[int, Field(ge=0, le=255)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Frozen(BaseModel):
+    """Immutable, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageSpec(Frozen):
+    """The pictures a model takes, and the rule that fits any picture to them.
+
+    >>> ImageSpec(height=28, width=20, channels=1).shape
+    (1, 28, 20)
+    """
+
+    height: int = Field(ge=8, le=256)
+    width: int = Field(ge=8, le=256)
+    channels: Literal[1, 3]
+    fit: Literal["contain", "cover", "stretch"] = Field(
+        default="contain", description="contain: whole picture, padded; cover: centre crop; stretch: distorted"
+    )
+    resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    background: tuple[Level, Level, Level] = Field(default=(0, 0, 0), description="under alpha and in the padding, RGB")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W), as the networks have it."""
+        return (self.channels, self.height, self.width)
+
+
+class LatentSpec(Frozen):
+    """z in R^D."""
+
+    dim: int = Field(ge=1, le=4096)
+
+
+class PosteriorSpec(Frozen):
+    """q(z|x)."""
+
+    family: Literal["diagonal-gaussian"] = "diagonal-gaussian"
+
+
+class LikelihoodSpec(Frozen):
+    """p(x|z); the decoder graph gives its mean.
+
+    `scale` is the Gaussian's standard deviation on [0, 1] pixels. `binarization` is how the pixels became binary:
+    a Bernoulli with "none" was trained on grey levels, and its numbers are no likelihood of them.
+    """
+
+    family: Literal["bernoulli", "gaussian"]
+    scale: float | None = Field(default=None, gt=0)
+    binarization: Literal["dynamic", "static", "none"] = "none"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.family == "gaussian":
+            if self.scale is None:
+                raise ValueError("a gaussian likelihood needs its scale")
+            if self.binarization != "none":
+                raise ValueError("a gaussian likelihood has no binarization")
+        elif self.scale is not None:
+            raise ValueError("a bernoulli likelihood has no scale")
+        return self
+
+
+class TensorSpec(Frozen):
+    """An input or output of a graph; a string in the shape is a dynamic axis."""
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    shape: tuple[int | str, ...]
+
+
+class GraphSpec(Frozen):
+    """One ONNX file and its signature."""
+
+    file: FileName
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Graphs(Frozen):
+    """The graphs of a bundle by their role."""
+
+    encoder: GraphSpec
+    decoder: GraphSpec
+
+
+def graph_signatures(image: ImageSpec, latent: LatentSpec) -> Graphs:
+    """The only signatures that the graphs of a bundle may have.
+
+    >>> graphs = graph_signatures(ImageSpec(height=28, width=20, channels=1), LatentSpec(dim=2))
+    >>> [(tensor.name, tensor.shape) for tensor in graphs.encoder.outputs]
+    [('mean', ('N', 2)), ('log_variance', ('N', 2))]
+    """
+    picture = TensorSpec(name="image", shape=("N", *image.shape))
+    point = ("N", latent.dim)
+    return Graphs(
+        encoder=GraphSpec(
+            file=ENCODER,
+            inputs=(picture,),
+            outputs=(TensorSpec(name="mean", shape=point), TensorSpec(name="log_variance", shape=point)),
+        ),
+        decoder=GraphSpec(file=DECODER, inputs=(TensorSpec(name="latent", shape=point),), outputs=(picture,)),
+    )
+
+
+class Estimate(Frozen):
+    """A mean over images with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class EffectiveSampleSize(Frozen):
+    """(sum w)^2 / sum w^2 of the k importance weights of an image, over the images."""
+
+    mean: float
+    minimum: float
+
+
+class Protocol(Frozen):
+    """Under which conditions the numbers were measured; without it they mean nothing."""
+
+    dataset: str
+    split: str
+    images: Count
+    binarization: Literal["dynamic", "static", "none"]
+    importance_samples: int | None = Field(default=None, ge=1, description="k of the L_k bound")
+    seed: Count
+    git_commit: str | None = None
+    libraries: dict[str, str] = Field(default_factory=dict, description="name: version of what computed the numbers")
+
+
+class Metrics(Frozen):
+    """What a model measures on held-out images. Nats per image, summed over pixels and latent dimensions.
+
+    `metrics.json`, the manifest and the model card all hold this one model.
+    """
+
+    rate: Estimate = Field(description="KL(q(z|x) || p(z)), nats per image")
+    distortion: Estimate = Field(description="-E_q[log p(x|z)], nats per image")
+    negative_elbo: Estimate = Field(description="rate + distortion, nats per image")
+    negative_log_likelihood: Estimate | None = Field(
+        default=None, description="-L_k, the importance-weighted bound (Burda et al. 2015), nats per image"
+    )
+    effective_sample_size: EffectiveSampleSize | None = Field(default=None, description="of the k importance weights")
+    active_units: Count = Field(description="latent dimensions whose mean varies by more than 0.01 (Burda et al. 2015)")
+    kl_per_dimension: tuple[float, ...] = Field(description="nats, mean over images, one per latent dimension")
+    reconstruction_error: Estimate = Field(description="mean squared error per pixel of decode(mean), on [0, 1] pixels")
+    bits_per_dim: Estimate | None = Field(default=None, description="only where pixels are discrete")
+    protocol: Protocol
+
+
+class Manifest(Frozen):
+    """The whole of manifest.json."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Name
+    created: AwareDatetime
+    git_commit: str | None = None
+    image: ImageSpec
+    latent: LatentSpec
+    posterior: PosteriorSpec = PosteriorSpec()
+    likelihood: LikelihoodSpec
+    graphs: Graphs
+    metrics: Metrics | None = Field(default=None, description="null where nothing was measured")
+    files: dict[FileName, Sha256] = Field(default_factory=dict, description="sha256 of every file but this one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.graphs != graph_signatures(self.image, self.latent):
+            raise ValueError("the signatures of the graphs do not follow from the image and latent specs")
+        if self.metrics is not None and len(self.metrics.kl_per_dimension) != self.latent.dim:
+            raise ValueError("kl_per_dimension must have one number for each latent dimension")
+        return self
