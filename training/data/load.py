@@ -1,0 +1,146 @@
+"""From a configuration to data sets: the one place that decides which images train, validate and test.
+
+A source offers up to three pools of images, each opened only when it is asked for::
+
+    source      training pool          validation pool       test pool
+    mnist       train-* files          -                     t10k-* files
+    digits      all                    -                     -
+    pictures    path                   -                     test_path, where given
+    arrays      train (or images)      valid, where present  test, or test_path, where present
+
+What a source does not offer is held out from its training pool by the seed (:mod:`training.data.splits`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.bundle.manifest import ImageSpec
+from training.data.dataset import Dataset, Progress
+from training.data.mnist import MNIST, load_idx
+from training.data.pools import ArrayPool, Pool, Workspace
+from training.data.splits import all_rows, hold_out_test, hold_out_validation
+from training.errors import DataError
+
+if TYPE_CHECKING:  # training.config needs torch; loading data does not
+    from training.config import DataConfig
+
+DEFAULT_FOLDER = Path("data")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to open each pool; None where the source has no such split."""
+
+    training: Callable[[], Pool]
+    validation: Callable[[], Pool] | None = None
+    test: Callable[[], Pool] | None = None
+
+
+def load_training(
+    config: "DataConfig",
+    image: ImageSpec,
+    *,
+    seed: int,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Dataset, Dataset]:
+    """The training and the validation images, fitted to ``image``: uint8 ``(N, H, W, C)`` each.
+
+    No test image is among them. Where the source has a test split of its own, it is not opened.
+
+    Args:
+        config: the ``[data]`` section.
+        image: the model's size, channels and fit rule.
+        seed: decides what is held out.
+        data_dir: a folder with local copies (and the cache); absent: ``./data``.
+        progress: told about downloads and decoding.
+
+    Raises:
+        DataError: images cannot be found or read, or a split would be empty.
+    """
+    source = _open(config, image, data_dir, progress)
+    pool = source.training()
+    rows = all_rows(len(pool))
+    if source.test is None:
+        rows, _ = hold_out_test(len(pool), config.test_fraction, seed)
+    if source.validation is not None:
+        train = pool.read(rows, "train")
+        validation_pool = source.validation()
+        validation = validation_pool.read(all_rows(len(validation_pool)), "validation")
+    else:
+        kept, held = hold_out_validation(len(rows), config.validation_fraction, seed)
+        train = pool.read(rows[kept], "train")
+        validation = pool.read(rows[held], "validation")
+    return _checked(train, config), _checked(validation, config)
+
+
+def load_test(
+    config: "DataConfig",
+    image: ImageSpec,
+    *,
+    seed: int,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The test images, fitted to ``image``: the source's own test split, or what ``seed`` held out from training.
+
+    Raises:
+        DataError: images cannot be found or read, or there would be none.
+    """
+    source = _open(config, image, data_dir, progress)
+    if source.test is not None:
+        pool = source.test()
+        return _checked(pool.read(all_rows(len(pool)), "test"), config)
+    pool = source.training()
+    _, test = hold_out_test(len(pool), config.test_fraction, seed)
+    return _checked(pool.read(test, "test"), config)
+
+
+def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
+    workspace = Workspace(image, (data_dir or DEFAULT_FOLDER) / "cache", progress)
+    match config.source:
+        case "mnist":
+            return _mnist(config, workspace, data_dir)
+        case _:
+            raise DataError(f"data.source = '{config.source}' is not there yet")
+
+
+def _mnist(config: "DataConfig", workspace: Workspace, data_dir: Path | None) -> Source:
+    home = config.path or (data_dir or DEFAULT_FOLDER) / "mnist"
+    folders = [home] if data_dir is None else list(dict.fromkeys([home, data_dir, data_dir / "mnist"]))
+
+    def pool(split: str) -> Pool:
+        whole = load_idx(MNIST, split, folders, download_to=home, progress=workspace.progress)
+        return ArrayPool(whole.images, whole.labels, whole.label_names, whole.name, workspace)
+
+    return Source(lambda: pool("train"), test=lambda: pool("test"))
+
+
+def _locate(path: Path | None, data_dir: Path | None, kind: str) -> Path:
+    """``path`` itself, or under ``data_dir`` where a relative path does not exist by itself."""
+    if path is None:
+        raise DataError(f"data.path is missing: name {kind}")
+    if not path.exists() and data_dir is not None and (data_dir / path).exists():
+        return data_dir / path
+    if not path.exists():
+        raise DataError(f"{path}: not found; name {kind}")
+    return path
+
+
+def _checked(dataset: Dataset, config: "DataConfig") -> Dataset:
+    """Static binarization promises that every pixel is 0 or 255; hold the data to it."""
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: the {dataset.split} split is empty: at least one image is needed")
+    if config.binarization == "static":
+        for start in range(0, len(dataset), 4096):
+            piece = dataset.images[start : start + 4096]
+            if np.any((piece != 0) & (piece != 255)):
+                raise DataError(
+                    f"{dataset.name}: data.binarization = 'static' promises pixels of two values only, "
+                    f"but the {dataset.split} images (fitted to the model's size) have grey ones: use 'dynamic'"
+                )
+    return dataset
