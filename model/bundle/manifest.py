@@ -195,6 +195,8 @@ class Manifest(Frozen):
     def _consistent(self) -> Self:
         if self.graphs != graph_signatures(self.image, self.latent):
             raise ValueError("the signatures of the graphs do not follow from the image and latent specs")
+        if MANIFEST in self.files:
+            raise ValueError("files must not list the manifest itself")
         if self.metrics is not None and len(self.metrics.kl_per_dimension) != self.latent.dim:
             raise ValueError("kl_per_dimension must have one number for each latent dimension")
         return self

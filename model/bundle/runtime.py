@@ -1,0 +1,282 @@
+"""An open bundle: ONNX Runtime sessions behind encode() and decode().
+
+    image (N, C, H, W) --encoder--> mean (N, D), log_variance (N, D)
+    latent (N, D)      --decoder--> image (N, C, H, W)
+
+Sessions take any number of concurrent calls. Sampling is not in here: noise is the caller's, see `latents`.
+"""
+
+import io
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model.bundle.errors import BundleError, ModelFault
+from model.bundle.manifest import CARD, GOLDEN, GraphSpec, Manifest, TensorSpec
+from model.bundle.pixels import to_network
+
+Floats = NDArray[np.float32]
+Provider = Literal["cpu", "cuda"]
+Progress = Callable[[int], None]
+
+# How far the numbers may lie from those torch gave: float32 sums in another order, on any provider, and nothing more.
+# A pixel may be off by a quarter of a grey level.
+LATENT_RTOL = 1e-3
+LATENT_ATOL = 1e-3
+PIXEL_ATOL = 1e-3
+
+_CUDA = "CUDAExecutionProvider"
+# TF32 would round to 10 bits, and an exhaustive search would stall each new batch size for seconds.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Where and how the graphs run.
+
+    - provider: "cpu"; "cuda", which falls back to the CPU with a warning unless `require_provider`; "auto", CUDA where
+      it works.
+    - threads: within one operator; 0 lets ONNX Runtime take every core.
+    """
+
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    threads: int = 0
+    require_provider: bool = False
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag(exp(log_variance))), both (N, D)."""
+
+    mean: Floats
+    log_variance: Floats
+
+
+class Golden(NamedTuple):
+    """Real images and the numbers torch gave for them; reconstruction is the decoder's answer to `mean`."""
+
+    images: NDArray[np.uint8]  # (G, H, W, C)
+    mean: Floats  # (G, D)
+    log_variance: Floats  # (G, D)
+    reconstruction: Floats  # (G, C, H, W)
+
+
+class Bundle:
+    """A VAE that is ready to run. `store.open_bundle` makes one from a folder."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, contents: Mapping[str, bytes], options: RuntimeOptions
+    ) -> None:
+        """`contents` holds the verified bytes of the files. Raises BundleError where a graph or the sample is unfit."""
+        self.folder = folder
+        self.manifest = manifest
+        self.golden = _read_golden(folder, manifest, contents[GOLDEN])
+        try:
+            self._card = contents[CARD].decode()
+        except UnicodeDecodeError:
+            raise BundleError(f"{folder}/{CARD}: not UTF-8") from None
+        specs = (manifest.graphs.encoder, manifest.graphs.decoder)
+        sessions, self.provider = _open_sessions(folder, [(spec.file, contents[spec.file]) for spec in specs], options)
+        self._encoder, self._decoder = sessions
+        for spec, session in zip(specs, sessions, strict=True):
+            _check_signature(folder, spec, session)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    def card(self) -> str:
+        """The model card, Markdown."""
+        return self._card
+
+    def encode(self, images: Floats) -> Posterior:
+        """q(z|x) of float32 images (N, C, H, W) in [0, 1]. Finiteness is not checked; ModelFault where it fails."""
+        shape = (len(images), self.manifest.latent.dim)
+        mean, log_variance = _run(self._encoder, "encoder", ("mean", "log_variance"), {"image": images}, shape)
+        return Posterior(mean, log_variance)
+
+    def decode(self, latents: Floats) -> Floats:
+        """The likelihood's mean, float32 (N, C, H, W) in [0, 1], of float32 latents (N, D). Otherwise as `encode`."""
+        shape = (len(latents), *self.manifest.image.shape)
+        return _run(self._decoder, "decoder", ("image",), {"latent": latents}, shape)[0]
+
+    def encode_all(self, images: Floats, *, batch_size: int = 64, progress: Progress | None = None) -> Posterior:
+        """`encode` in chunks, for offline use: ModelFault on NaN and infinity; `progress` hears each chunk's size."""
+        shape = (len(images), self.manifest.latent.dim)
+        out = Posterior(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        for rows in _chunks(len(images), batch_size):
+            part = self.encode(np.ascontiguousarray(images[rows]))
+            _require_finite("encoder", *part)
+            out.mean[rows], out.log_variance[rows] = part
+            if progress is not None:
+                progress(len(part.mean))
+        return out
+
+    def decode_all(self, latents: Floats, *, batch_size: int = 64, progress: Progress | None = None) -> Floats:
+        """`decode` in chunks, as `encode_all`."""
+        out = np.empty((len(latents), *self.manifest.image.shape), np.float32)
+        for rows in _chunks(len(latents), batch_size):
+            part = self.decode(np.ascontiguousarray(latents[rows]))
+            _require_finite("decoder", part)
+            out[rows] = part
+            if progress is not None:
+                progress(len(part))
+        return out
+
+    def warm_up(self, batch_sizes: Iterable[int] = (1,)) -> None:
+        """Run both graphs once for each batch size, so that no client pays for allocation. Raises ModelFault."""
+        for size in batch_sizes:
+            self.encode(np.zeros((size, *self.manifest.image.shape), np.float32))
+            self.decode(np.zeros((size, self.manifest.latent.dim), np.float32))
+
+    def self_test(self) -> None:
+        """Compare both graphs with the golden sample. Raises BundleError where they differ from what torch gave."""
+        golden = self.golden
+        try:
+            posterior = self.encode(to_network(golden.images))
+            reconstruction = self.decode(golden.mean)
+        except ModelFault as fault:
+            raise BundleError(f"{self.folder}/{GOLDEN}: {fault} on the golden sample") from fault
+        for what, got, wanted, rtol, atol in (
+            ("mean", posterior.mean, golden.mean, LATENT_RTOL, LATENT_ATOL),
+            ("log_variance", posterior.log_variance, golden.log_variance, LATENT_RTOL, LATENT_ATOL),
+            ("reconstruction", reconstruction, golden.reconstruction, 0.0, PIXEL_ATOL),
+        ):
+            if not np.allclose(got, wanted, rtol=rtol, atol=atol):
+                worst = float(np.max(np.abs(got.astype(np.float64) - wanted)))
+                raise BundleError(f"{self.folder}/{GOLDEN}: {what} differs from the golden sample by {worst:.3g}")
+
+
+def finite(*arrays: Floats) -> NDArray[np.bool_]:
+    """Which items are finite in every array: (N, ...), ... -> (N,).
+
+    >>> finite(np.array([[0.0, 1.0], [np.nan, 2.0]], np.float32)).tolist()
+    [True, False]
+    """
+    good = np.ones(len(arrays[0]), np.bool_)
+    for array in arrays:
+        good &= np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return good
+
+
+def _require_finite(graph: str, *arrays: Floats) -> None:
+    if not finite(*arrays).all():
+        raise ModelFault(f"the {graph} gave NaN or infinity")
+
+
+def _chunks(count: int, size: int) -> Iterable[slice]:
+    if size < 1:
+        raise ValueError("batch_size must be at least 1")
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _run(
+    session: Any,  # onnxruntime ships no types
+    graph: str,
+    names: tuple[str, ...],
+    feed: dict[str, Floats],
+    shape: tuple[int, ...],
+) -> list[Floats]:
+    if shape[0] == 0:
+        return [np.empty(shape, np.float32) for _ in names]
+    try:
+        results = cast(list[Floats], session.run(list(names), feed))
+    except Exception as error:  # its own types share no base but this
+        raise ModelFault(f"the {graph} failed") from error
+    if any(result.shape != shape for result in results):
+        raise ModelFault(f"the {graph} gave another shape than it promised")
+    return results
+
+
+def _open_sessions(
+    folder: Path, graphs: list[tuple[str, bytes]], options: RuntimeOptions
+) -> tuple[list[Any], Provider]:
+    wanted = options.provider != "cpu" and _CUDA in onnxruntime.get_available_providers()
+    if wanted:
+        onnxruntime.preload_dlls()
+        try:
+            sessions = [_session(data, options, cuda=True) for _, data in graphs]
+        except Exception:  # no device, no driver, no library: whatever it is, the CPU is tried and the lack reported
+            logger.debug("CUDA sessions failed", exc_info=True)
+        else:
+            if all(_CUDA in session.get_providers() for session in sessions):
+                return sessions, "cuda"
+    if options.provider == "cuda":
+        if options.require_provider:
+            raise BundleError(f"{folder}: CUDA was required and ONNX Runtime cannot use it here")
+        logger.warning("CUDA was asked for and ONNX Runtime cannot use it here; %s runs on the CPU", folder.name)
+    sessions = []
+    for file, data in graphs:
+        try:
+            sessions.append(_session(data, options, cuda=False))
+        except Exception as error:
+            raise BundleError(f"{folder}/{file}: ONNX Runtime cannot load it") from error
+    return sessions, "cpu"
+
+
+def _session(data: bytes, options: RuntimeOptions, *, cuda: bool) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Spinning threads burn the cores that decode pictures.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 4  # failures reach us as exceptions; nothing is printed
+    providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if cuda else []
+    return onnxruntime.InferenceSession(
+        data, settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=False
+    )
+
+
+def _check_signature(folder: Path, spec: GraphSpec, session: Any) -> None:
+    for role, promised, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        if len(promised) != len(found) or not all(map(_matches, promised, found)):
+            shown = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in found)
+            raise BundleError(f"{folder}/{spec.file}: its {role} are not what the manifest says, but {shown}")
+
+
+def _matches(spec: TensorSpec, found: Any) -> bool:
+    if found.name != spec.name or found.type != "tensor(float)" or len(found.shape) != len(spec.shape):
+        return False
+    # A dynamic axis may have any name, or none; it must not be a number.
+    return all(
+        axis == size if isinstance(size, int) else not isinstance(axis, int)
+        for size, axis in zip(spec.shape, found.shape, strict=True)
+    )
+
+
+def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:
+    image, dim = manifest.image, manifest.latent.dim
+    expected = {
+        "images": ((image.height, image.width, image.channels), np.uint8),
+        "mean": ((dim,), np.float32),
+        "log_variance": ((dim,), np.float32),
+        "reconstruction": (image.shape, np.float32),
+    }
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
+        raise BundleError(f"{folder}/{GOLDEN}: not an npz file of arrays") from None
+    if arrays.keys() != expected.keys():
+        raise BundleError(f"{folder}/{GOLDEN}: holds {sorted(arrays)} and not {sorted(expected)}")
+    count = len(arrays["images"]) if arrays["images"].ndim else 0
+    for key, (shape, dtype) in expected.items():
+        if count == 0 or arrays[key].shape != (count, *shape) or arrays[key].dtype != dtype:
+            raise BundleError(f"{folder}/{GOLDEN}: {key} has not the shape or type that the manifest asks for")
+    return Golden(**arrays)
