@@ -82,5 +82,5 @@ def digest(images: NDArray[np.uint8]) -> str:
     result = hashlib.sha256((",".join(map(str, images.shape)) + ":").encode())
     rows = max(1, _DIGEST_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), rows):
-        result.update(memoryview(np.ascontiguousarray(images[start : start + rows])))
+        result.update(np.ascontiguousarray(images[start : start + rows]).data)
     return result.hexdigest()

@@ -23,7 +23,7 @@ def download(
 ) -> Path:
     """Write the first of ``urls`` that can be fetched and passes ``check(data, url)`` to ``destination``.
 
-    The file is checked in memory and appears under its name complete or not at all. ``timeout``: seconds without a byte.
+    It is checked in memory and appears under its name complete or not at all. ``timeout``: seconds without a byte.
 
     Raises:
         DataError: no mirror gave the file (the message has each one's reason), or ``destination`` cannot be written.

@@ -11,6 +11,7 @@ A source offers up to three pools of images, each opened only when it is asked f
 What a source does not offer is held out from its training pool by the seed (:mod:`training.data.splits`).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.bundle.manifest import ImageSpec
+from training.data.arrays import array_pools
 from training.data.dataset import Dataset, Progress
+from training.data.digits import digits_pool
 from training.data.mnist import MNIST, load_idx
+from training.data.pictures import PicturePool
 from training.data.pools import ArrayPool, Pool, Workspace
 from training.data.splits import all_rows, hold_out_test, hold_out_validation
 from training.errors import DataError
@@ -56,7 +60,7 @@ def load_training(
         config: the ``[data]`` section.
         image: the model's size, channels and fit rule.
         seed: decides what is held out.
-        data_dir: a folder with local copies (and the cache); absent: ``./data``.
+        data_dir: a folder with local copies, and the cache where it can be written; absent: ``./data``.
         progress: told about downloads and decoding.
 
     Raises:
@@ -101,12 +105,29 @@ def load_test(
 
 
 def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
-    workspace = Workspace(image, (data_dir or DEFAULT_FOLDER) / "cache", progress)
+    # A data folder is often a read-only share; the cache then lies in the default one.
+    home = data_dir if data_dir is not None and os.access(data_dir, os.W_OK) else DEFAULT_FOLDER
+    workspace = Workspace(image, home / "cache", progress)
     match config.source:
         case "mnist":
             return _mnist(config, workspace, data_dir)
-        case _:
-            raise DataError(f"data.source = '{config.source}' is not there yet")
+        case "digits":
+            return Source(lambda: digits_pool(workspace))
+        case "pictures":
+            path = _locate(config.path, data_dir, "a folder or zip of pictures")
+            if config.test_path is None:
+                return Source(lambda: PicturePool.open(path, workspace))
+            test_path = _locate(config.test_path, data_dir, "a folder or zip of pictures")
+            _apart(path, test_path)
+            return Source(
+                lambda: PicturePool.open(path, workspace), test=lambda: PicturePool.open(test_path, workspace)
+            )
+        case "arrays":
+            path = _locate(config.path, data_dir, "a .npy or .npz file")
+            own_test = config.test_path and _locate(config.test_path, data_dir, "a .npy or .npz file")
+            _apart(path, own_test)
+            pools = array_pools(path, own_test, workspace, static=config.binarization == "static")
+            return Source(pools.training, pools.validation, pools.test)
 
 
 def _mnist(config: "DataConfig", workspace: Workspace, data_dir: Path | None) -> Source:
@@ -129,6 +150,18 @@ def _locate(path: Path | None, data_dir: Path | None, kind: str) -> Path:
     if not path.exists():
         raise DataError(f"{path}: not found; name {kind}")
     return path
+
+
+def _apart(path: Path, test_path: Path | None) -> None:
+    """Refuse a test set that lies inside the training set, or is the same."""
+    if test_path is None:
+        return
+    training, test = path.resolve(), test_path.resolve()
+    if test.is_relative_to(training) or training.is_relative_to(test):
+        raise DataError(
+            f"data.path {path} and data.test_path {test_path} are the same, or one lies inside the other: "
+            "training would see test images"
+        )
 
 
 def _checked(dataset: Dataset, config: "DataConfig") -> Dataset:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.bundle.errors import PictureError
 from model.bundle.manifest import ImageSpec
+from model.bundle.pixels import fit_array, to_uint8
 from training.data.cache import MEMORY_LIMIT, materialize
 from training.data.dataset import Dataset, Progress
 from training.data.splits import Indices
@@ -119,12 +120,8 @@ class ArrayPool:
     def _fitted(self, piece: NDArray[np.generic], start: int, split: str) -> NDArray[np.uint8]:
         if piece.dtype == np.bool_ or self.scale != 1:
             piece = piece.astype(np.uint8) * np.uint8(self.scale)
-        if piece.dtype == np.uint8 and piece.shape[1:] == self.workspace.shape(0)[1:]:
-            return piece.astype(np.uint8, copy=False)
-        from model.bundle.pixels import fit_array, to_uint8
-
         try:
             fitted = fit_array(piece, self.workspace.image)
         except PictureError as error:
             raise DataError(f"{self.name}: {split} images from number {start} on: {error}") from error
-        return fitted if fitted.dtype == np.uint8 else to_uint8(fitted)
+        return fitted.astype(np.uint8, copy=False) if fitted.dtype == np.uint8 else to_uint8(fitted.astype(np.float32))

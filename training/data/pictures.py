@@ -1,0 +1,215 @@
+"""A folder or zip of pictures of any sizes: listed first, and only the chosen ones decoded, by the code that serves.
+
+Pictures are ordered by their relative name, so a folder and a zip of it are the same data. Their class is the first
+folder below those that all of them share (``test/cat/1.png`` and ``test/dog/1.png``: cat and dog).
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle.errors import PictureError
+from model.bundle.pixels import fit_picture, read_picture
+from training.data.cache import materialize
+from training.data.dataset import Dataset
+from training.data.pools import Workspace
+from training.data.splits import Indices
+from training.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
+"""Files that are pictures."""
+UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd"})
+"""Pictures in formats that are not read: refused by name, because leaving them out would be silent."""
+MAX_PIXELS = 89_000_000
+"""Of one picture; more than the server allows, since these files are the user's own. Pillow warns above it."""
+MAX_FILE_BYTES = 1 << 28
+
+_WORKERS = 8
+_WINDOW = 512
+_NAMED = 5
+
+
+class Entry(NamedTuple):
+    """A picture file: relative name with ``/``, bytes, and a stamp that changes with the content (CRC-32 or mtime)."""
+
+    name: str
+    size: int
+    stamp: int
+
+
+@dataclass(frozen=True, eq=False)
+class PicturePool:
+    """Pictures that are decoded when they are read; see :class:`training.data.pools.Pool`."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    labels: NDArray[np.int64] | None
+    label_names: tuple[str, ...] | None
+    workspace: Workspace
+
+    @classmethod
+    def open(cls, path: Path, workspace: Workspace) -> "PicturePool":
+        """List the pictures; decode none.
+
+        Raises:
+            DataError: ``path`` is no folder or zip, cannot be listed, or holds no pictures or some of an unread format.
+        """
+        entries = _listed(path)
+        labels, names = class_labels([entry.name for entry in entries])
+        return cls(path, entries, labels, names, workspace)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, or the zip's without ``.zip``."""
+        return self.path.resolve().name if self.path.is_dir() else self.path.stem
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, rows: Indices, split: str) -> Dataset:
+        """Decode and fit the pictures ``rows``.
+
+        Raises:
+            DataError: pictures that cannot be read; the first few are named, with their reasons.
+        """
+        chosen = [self.entries[row] for row in rows]
+        workspace = self.workspace
+        images = materialize(
+            workspace.shape(len(chosen)),
+            lambda out: self._decode(chosen, out),
+            key=workspace.key("pictures", chosen),
+            folder=workspace.cache,
+            limit=workspace.memory_limit,
+        )
+        return Dataset.of(
+            images,
+            name=self.name,
+            split=split,
+            labels=None if self.labels is None else self.labels[rows],
+            label_names=self.label_names,
+        )
+
+    def _decode(self, chosen: Sequence[Entry], out: NDArray[np.uint8]) -> None:
+        failures: list[str] = []
+        with _reader(self.path) as read, ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as executor:
+
+            def decode(row: int) -> str | None:
+                name = chosen[row].name
+                try:
+                    out[row] = fit_picture(read_picture(read(name), max_pixels=MAX_PIXELS), self.workspace.image)
+                except PictureError as error:
+                    return f"{name}: {error}"
+                except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+                    return f"{name}: cannot be read ({error})"
+                return None
+
+            # Window by window: neither a million futures nor a million file contents at a time.
+            for start in range(0, len(chosen), _WINDOW):
+                window = range(start, min(start + _WINDOW, len(chosen)))
+                failures.extend(failure for failure in executor.map(decode, window) if failure is not None)
+                self.workspace.report(f"decoding {self.name}", window.stop, len(chosen))
+        if failures:
+            raise DataError(_few(f"{self.path}: {len(failures)} of {len(chosen)} pictures cannot be used", failures))
+
+
+def class_labels(names: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None]:
+    """Labels ``(N,)`` and their sorted names, from the first folder below those that all names share.
+
+    None where the pictures lie in one folder, or some lie beside the class folders.
+
+    >>> class_labels(["all/dog/1.png", "all/cat/1.png", "all/cat/more/2.png"])
+    (array([1, 0, 0]), ('cat', 'dog'))
+    >>> class_labels(["1.png", "2.png"])
+    (None, None)
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    if not folders:
+        return None, None
+    # What the first and the last in order share, all share.
+    ends = zip(min(folders), max(folders), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    if any(len(parts) <= shared for parts in folders):
+        return None, None
+    classes = [parts[shared] for parts in folders]
+    found = tuple(sorted(set(classes)))
+    number = {name: index for index, name in enumerate(found)}
+    return np.array([number[name] for name in classes], np.int64), found
+
+
+def _listed(path: Path) -> tuple[Entry, ...]:
+    try:
+        if path.is_dir():
+            found = list(_folder_entries(path))
+        elif zipfile.is_zipfile(path):
+            found = list(_zip_entries(path))
+        else:
+            raise DataError(f"{path}: neither a folder nor a zip file")
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be listed: {error}") from error
+    pictures = sorted(entry for entry in found if _suffix(entry) in SUFFIXES)
+    unread = sorted(entry.name for entry in found if _suffix(entry) in UNREAD_SUFFIXES)
+    formats = ", ".join(sorted(SUFFIXES))
+    if unread:
+        raise DataError(
+            _few(f"{path}: {len(unread)} pictures of a format that is not read (read are {formats})", unread)
+        )
+    if not pictures:
+        raise DataError(f"{path}: no pictures among {len(found)} files (looked for {formats})")
+    large = [entry.name for entry in pictures if entry.size > MAX_FILE_BYTES]
+    if large:
+        raise DataError(_few(f"{path}: {len(large)} files of more than {MAX_FILE_BYTES >> 20} MiB", large))
+    return tuple(pictures)
+
+
+def _suffix(entry: Entry) -> str:
+    return PurePosixPath(entry.name).suffix.lower()
+
+
+def _hidden(name: str) -> bool:
+    """What operating systems leave beside pictures: ``.DS_Store``, ``._1.png``, ``__MACOSX``."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def _folder_entries(path: Path) -> Iterator[Entry]:
+    for file in path.rglob("*"):
+        name = file.relative_to(path).as_posix()
+        if not _hidden(name) and file.is_file():
+            status = file.stat()
+            yield Entry(name, status.st_size, status.st_mtime_ns)
+
+
+def _zip_entries(path: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(set(names)) != len(names):
+            raise DataError(f"{path}: the same name occurs twice in this zip file")
+        for member in archive.infolist():
+            if member.flag_bits & 1:
+                raise DataError(f"{path}: encrypted zip files are not read")
+            if not member.is_dir() and not _hidden(member.filename):
+                yield Entry(member.filename, member.file_size, member.CRC)
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[Callable[[str], bytes]]:
+    """What gives the bytes of a name; threads may share it."""
+    if path.is_dir():
+        yield lambda name: (path / name).read_bytes()
+    else:
+        with zipfile.ZipFile(path) as archive:
+            yield archive.read
+
+
+def _few(summary: str, items: Sequence[str]) -> str:
+    more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
+    return "\n  ".join([summary, *items[:_NAMED], *more])
