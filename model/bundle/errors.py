@@ -8,6 +8,7 @@
       PictureUnsupported       not one of the formats that are read
       PictureCorrupt           truncated or corrupt
       PictureMismatch          would have to be resized or change its channels, and that was refused
+    OfflineError               a file of latents cannot be read, or an output cannot be written
 
 The text of a `PictureError` is a sentence that a client may read: no path, no input, no library's own words.
 """
@@ -46,3 +47,7 @@ class PictureCorrupt(PictureError):
 
 class PictureMismatch(PictureError):
     """The picture has not the model's size or channels, and changing it was refused."""
+
+
+class OfflineError(ValueError):
+    """A file of latents cannot be read, or an output cannot be written. The text is one line."""
