@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
-Path = Literal["slerp", "linear"]
+PathKind = Literal["slerp", "linear"]
 
 MAX_SEED = 2**31 - 1
 
@@ -70,7 +70,7 @@ def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> NDArray[np.float64]
     return np.asarray(0.5 * terms.sum(axis=1), np.float64)
 
 
-def interpolate(points: ArrayLike, steps: int, path: Path = "slerp") -> Floats:
+def interpolate(points: ArrayLike, steps: int, path: PathKind = "slerp") -> Floats:
     """`steps` latents from each point to the next, ends included exactly and shared ones once.
 
     (P, D) -> ((P - 1) * (steps - 1) + 1, D), for P >= 2 and steps >= 2.
