@@ -1,0 +1,177 @@
+"""What a run is, in one frozen object: TOML file -> ``RunConfig`` -> ``config.json`` in the run folder.
+
+Nothing in a run is decided anywhere else. A key that no field knows is an error, so that a misspelled option can never
+be accepted and ignored.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.bundle.manifest import ImageSpec, Name
+from model.vae import Architecture
+from training.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the images come from and how they are divided."""
+
+    source: Literal["mnist", "pictures", "arrays", "digits"] = Field(
+        description="mnist: IDX files; pictures: a folder or zip; arrays: a .npy or .npz file; digits: scikit-learn's"
+    )
+    path: Path | None = Field(None, description="the folder, zip or array file; for mnist the folder of the IDX files")
+    test_path: Path | None = Field(
+        None, description="pictures and arrays: a test set of its own, instead of test_fraction"
+    )
+    validation_fraction: float = Field(
+        0.05, gt=0, lt=0.5, description="share of the training images held out by the seed"
+    )
+    test_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="share held out for testing where the source has no test split"
+    )
+    binarization: Literal["dynamic", "static", "none"] = Field(
+        "none",
+        description="dynamic: each pixel is drawn anew from Bernoulli(grey value) at every use; "
+        "static: the data are {0, 255} already; none: grey or colour values as they are",
+    )
+
+    @model_validator(mode="after")
+    def _paths_fit_the_source(self) -> "DataConfig":
+        if self.source == "digits" and (self.path or self.test_path):
+            raise ValueError("source digits ships with scikit-learn: it takes no path and no test_path")
+        if self.source == "mnist" and self.test_path:
+            raise ValueError("mnist brings its own test split: test_path does not apply")
+        return self
+
+
+class OptimizationConfig(Section):
+    """How the parameters move."""
+
+    epochs: int = Field(gt=0, description="passes over the training images")
+    batch_size: int = Field(128, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="the peak, reached after the warm-up")
+    final_learning_rate: float = Field(0.0, ge=0, description="where the cosine schedule ends")
+    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up")
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices and filters only")
+    gradient_clip: float | None = Field(None, gt=0, description="largest global gradient norm; absent: no clipping")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="exponential moving average of the weights; 0: none")
+    early_stopping: int | None = Field(
+        None, gt=0, description="validations without improvement before stopping; absent: never"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="bfloat16: autocast of the networks, the loss stays float32; auto: where it is faster"
+    )
+
+
+class ScheduleConfig(Section):
+    """When the run looks up from its work."""
+
+    validate_every: int = Field(1, gt=0, description="epochs between validations")
+    checkpoint_every: int = Field(
+        500, gt=0, description="steps between checkpoints; one is also written at every validation"
+    )
+    log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
+    tensorboard: bool = Field(False, description="also write TensorBoard events (needs the extra `tensorboard`)")
+
+
+class EvaluationConfig(Section):
+    """What is measured after training, always on the test split."""
+
+    importance_samples: int = Field(1000, ge=1, le=5000, description="k of the importance-weighted bound L_k")
+    images: int | None = Field(None, gt=0, description="only the first so many test images; absent: all")
+    batch_size: int = Field(100, gt=0, description="images at a time")
+    sample_chunk: int = Field(100, gt=0, description="importance samples at a time: memory stays constant as k grows")
+
+
+class RunConfig(Section):
+    """A whole run. Everything that a result depends on is here, the seed included."""
+
+    name: Name = Field(description="names the run folder and the bundle")
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, gt=0, description="PyTorch's CPU threads; absent: PyTorch decides")
+    image: ImageSpec
+    model: Architecture
+    data: DataConfig
+    optimization: OptimizationConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _binarization_fits_the_likelihood(self) -> "RunConfig":
+        bernoulli = self.model.likelihood.family == "bernoulli"
+        if not bernoulli and self.data.binarization != "none":
+            raise ValueError(
+                f"data.binarization = '{self.data.binarization}' makes binary pixels, which a "
+                f"{self.model.likelihood.family} likelihood does not describe: use 'none', or a bernoulli likelihood"
+            )
+        return self
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file, apply ``section.key=value`` overrides (values in TOML syntax; bare words are strings), check.
+
+    Relative paths in ``[data]`` are relative to the working directory.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not allowed.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    for override in overrides:
+        _apply(document, override)
+    return check(document, str(path))
+
+
+def check(document: dict[str, Any], origin: str) -> RunConfig:
+    """A document as a configuration; ``origin`` is named where it is wrong.
+
+    Raises:
+        ConfigError: a key or a value is not allowed.
+    """
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"  {'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']}" for item in error.errors()
+        ]
+        raise ConfigError("\n".join([f"{origin}: {error.error_count()} problem(s)", *problems])) from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key.
+
+    >>> document = {"model": {"latent_dim": 8}}
+    >>> _apply(document, "model.latent_dim=16"); _apply(document, "data.path=my/pictures"); document
+    {'model': {'latent_dim': 16}, 'data': {'path': 'my/pictures'}}
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key):
+        raise ConfigError(f"--set {override}: write section.key=value, as in --set optimization.epochs=10")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word, such as a path or a name
+    *sections, leaf = key.split(".")
+    table = document
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: '{section}' is not a table")
+    table[leaf] = value

@@ -1,0 +1,41 @@
+"""Which device, how many threads, which precision: decided once, at the start of a run, and recorded in it."""
+
+from typing import Literal
+
+import torch
+
+from training.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means on this machine.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there, or the name means nothing.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device = '{name}': use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device = '{name}': use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device = '{name}': PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def choose_precision(wish: Literal["auto", "float32", "bfloat16"], network: str, device: torch.device) -> torch.dtype:
+    """The autocast type: ``auto`` is bfloat16 for convolutions on hardware that multiplies it natively, else float32.
+
+    Small matrices gain nothing: the casts cost what the products save.
+    """
+    if wish != "auto":
+        return torch.bfloat16 if wish == "bfloat16" else torch.float32
+    native = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    )
+    return torch.bfloat16 if native and network != "mlp" else torch.float32

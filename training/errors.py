@@ -1,0 +1,35 @@
+"""Every error that training raises on purpose; ``str()`` is what a person at a terminal reads.
+
+::
+
+    TrainingError
+    ├── ConfigError        a configuration that cannot be used
+    ├── DataError          images that cannot be found, read or divided
+    ├── CheckpointError    a checkpoint that is missing, damaged or of another run
+    ├── NonFiniteLoss      the loss became NaN or infinite
+    └── ExportError        the exported graphs and the trained model disagree
+"""
+
+
+class TrainingError(Exception):
+    """The root: caught once, by the command line."""
+
+
+class ConfigError(TrainingError):
+    """A configuration that cannot be used."""
+
+
+class DataError(TrainingError):
+    """Images that cannot be found, read or divided."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is missing, damaged or of another run."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss became NaN or infinite: training stops, the last good checkpoint stays."""
+
+
+class ExportError(TrainingError):
+    """The exported graphs and the trained model disagree: nothing was published."""

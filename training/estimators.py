@@ -1,0 +1,97 @@
+"""Monte-Carlo estimates of what an image costs under a model, in memory that does not grow with the number of
+samples."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from model.posteriors import DiagonalGaussian, standard_normal_log_density
+from model.vae import VAE
+
+
+class ImageEstimates(NamedTuple):
+    """Per image ``(N,)``; nats but for the last."""
+
+    log_likelihood: Tensor
+    """The importance-weighted bound L_k <= log p(x) (in expectation)."""
+    distortion: Tensor
+    """-E_q[log p(x|z)], over the same k samples."""
+    rate: Tensor
+    """KL(q || p) in closed form."""
+    effective_sample_size: Tensor
+    """Of the k importance weights, between 1 and k."""
+
+
+class LogMeanExp:
+    """Running ``log mean exp`` of log weights ``(S, N)`` that come in chunks, with their effective sample size.
+
+    Keeps the largest log weight and sums relative to it, so nothing overflows; float64, so that thousands of terms add
+    up.
+
+    >>> total = LogMeanExp()
+    >>> total.add(torch.tensor([[1000.0], [1000.0]])); total.add(torch.tensor([[-5000.0], [1000.0]]))
+    >>> round(total.value().item(), 4), round(total.effective_sample_size().item(), 4)
+    (999.7123, 3.0)
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._largest: Tensor | None = None
+        self._sum = torch.zeros(())
+        self._sum_of_squares = torch.zeros(())
+
+    def add(self, log_weights: Tensor) -> None:
+        """Take in a chunk ``(S, N)``."""
+        log_weights = log_weights.double()
+        largest = log_weights.amax(0)
+        if self._largest is not None:
+            largest = torch.maximum(largest, self._largest)
+            shrink = (self._largest - largest).exp()
+            self._sum, self._sum_of_squares = self._sum * shrink, self._sum_of_squares * shrink.square()
+        weights = (log_weights - largest).exp()
+        self._sum = self._sum + weights.sum(0)
+        self._sum_of_squares = self._sum_of_squares + weights.square().sum(0)
+        self._largest = largest
+        self._count += log_weights.shape[0]
+
+    def value(self) -> Tensor:
+        """``log(1/S sum_s exp(log_weight_s))``, ``(N,)``; raises ValueError before the first chunk."""
+        if self._largest is None:
+            raise ValueError("no log weights were added")
+        return self._largest + self._sum.log() - math.log(self._count)
+
+    def effective_sample_size(self) -> Tensor:
+        """``(sum w)^2 / sum w^2``, ``(N,)`` (Kong, 1992)."""
+        return self._sum.square() / self._sum_of_squares
+
+
+@torch.inference_mode()
+def estimate_images(model: VAE, images: Tensor, k: int, generator: Generator, *, chunk: int) -> ImageEstimates:
+    r"""L_k and the two halves of the ELBO of images ``(N, C, H, W)``, from k samples an image.
+
+    .. math:: L_k = \mathbb{E}\Big[\log \tfrac1k \sum_{i=1}^k \frac{p(x|z_i)\,p(z_i)}{q(z_i|x)}\Big] \le \log p(x)
+
+    Burda, Grosse and Salakhutdinov (2015), equation 8. It grows with k towards log p(x). ``chunk`` samples of all N
+    images are in memory at a time.
+    """
+    posterior = model.posterior(images)
+    weights = LogMeanExp()
+    distortion = torch.zeros(images.shape[0], dtype=torch.float64, device=images.device)
+    for done in range(0, k, chunk):
+        count = min(chunk, k - done)
+        noise = torch.randn(count, *posterior.mean.shape, generator=generator, device=images.device)
+        log_likelihood, log_weight = _log_weights(model, images, posterior, noise)
+        weights.add(log_weight)
+        distortion -= log_likelihood.double().sum(0)
+    rate = posterior.kl().sum(-1).double()
+    return ImageEstimates(weights.value(), distortion / k, rate, weights.effective_sample_size())
+
+
+def _log_weights(model: VAE, images: Tensor, posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(x|z) p(z) / q(z|x), both ``(S, N)``, for noise ``(S, N, D)``."""
+    latents = posterior.reparameterize(noise)
+    parameters = torch.unflatten(model.decode(latents.flatten(0, 1)), 0, latents.shape[:2])
+    log_likelihood = model.likelihood.log_prob(parameters, images)
+    return log_likelihood, log_likelihood + standard_normal_log_density(latents) - posterior.log_density(latents)

@@ -1,0 +1,219 @@
+"""The training loop: steps, validations, checkpoints. What a step does depends on the checkpointed state and on nothing
+else."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from model.vae import VAE
+from training.checkpoint import Progress, Trainee, save_checkpoint
+from training.config import RunConfig
+from training.errors import DataError, NonFiniteLoss
+from training.feed import Feed
+from training.interruption import Interruption
+from training.objective import Loss, training_loss, validation_loss
+from training.optimization import build_average, build_optimizer, learning_rate
+from training.run import RunFolder
+
+Values = dict[str, float]
+
+
+class Observer(Protocol):
+    """Who is told how training goes: the metrics log, a progress bar, TensorBoard."""
+
+    def trained(self, step: int, values: Values) -> None:
+        """A log interval ended at ``step``; the values are means over it."""
+
+    def validated(self, step: int, values: Values) -> None:
+        """A validation ended."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, in steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, config: RunConfig, images: int) -> "Plan":
+        """Whole batches only: what is left over of an epoch's permutation is seen in another epoch.
+
+        Raises:
+            DataError: fewer images than one batch.
+        """
+        steps = images // config.optimization.batch_size
+        if steps == 0:
+            raise DataError(
+                f"{images} training images are fewer than a batch of {config.optimization.batch_size}: "
+                "add images, or set optimization.batch_size lower"
+            )
+        return cls(steps, steps * config.optimization.epochs)
+
+
+def build_trainee(config: RunConfig, device: torch.device) -> Trainee:
+    """A model with fresh weights and all that goes with it; the weights are a function of the seed."""
+    torch.manual_seed(config.seed)  # the layers initialize themselves from the global generator
+    model = VAE(config.model, config.image.shape).to(device)
+    optimizer = build_optimizer(model, config.optimization)
+    generator = Generator(device).manual_seed(config.seed)
+    return Trainee(model, build_average(model, config.optimization), optimizer, generator, Progress())
+
+
+class Loop:
+    """Trains until the plan is fulfilled, early stopping says so, or someone interrupts."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        trainee: Trainee,
+        feeds: tuple[Feed, Feed],
+        *,
+        autocast: bool,
+        observers: list[Observer],
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.trainee = trainee
+        self.training, self.validation = feeds
+        self.plan = Plan.of(config, len(self.training))
+        self._autocast = autocast
+        self._observers = observers
+        self._recent = _Recent()
+
+    def train(self, interruption: Interruption) -> None:
+        """Go from the trainee's step to the end.
+
+        Raises:
+            NonFiniteLoss: the loss or its gradient became NaN or infinite; the last good checkpoint stays.
+        """
+        progress, schedule = self.trainee.progress, self.config.schedule
+        order = self._order(progress.step)
+        while not progress.finished and not interruption.requested:
+            self._step(order)
+            epoch_ended = progress.step % self.plan.steps_per_epoch == 0
+            if progress.step % schedule.log_every == 0:
+                self._log()
+            if epoch_ended:
+                order = self._order(progress.step)
+                self._end_epoch(progress.step // self.plan.steps_per_epoch)
+            if epoch_ended or progress.step % schedule.checkpoint_every == 0 or interruption.requested:
+                self._recent.check(progress.step)
+                save_checkpoint(self.run.last, self.trainee)
+
+    def _order(self, step: int) -> Tensor:
+        """The permutation of the epoch that ``step`` is in: a function of the seed and the epoch, so resuming inside an
+        epoch is exact."""
+        epoch = step // self.plan.steps_per_epoch
+        generator = Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.training), generator=generator)
+
+    def _step(self, order: Tensor) -> None:
+        optimization, progress = self.config.optimization, self.trainee.progress
+        start = progress.step % self.plan.steps_per_epoch * optimization.batch_size
+        images = self.training.batch(order[start : start + optimization.batch_size])
+        rate = learning_rate(optimization, progress.step, self.plan.total_steps)
+        for group in self.trainee.optimizer.param_groups:
+            group["lr"] = rate
+        self.trainee.optimizer.zero_grad(set_to_none=True)
+        loss = training_loss(
+            self.trainee.model, images, self.config.data.binarization, self.trainee.generator, autocast=self._autocast
+        )
+        torch.autograd.backward(loss.negative_elbo)
+        norm = clip_grad_norm_(self.trainee.model.parameters(), optimization.gradient_clip or math.inf)
+        self.trainee.optimizer.step()
+        self.trainee.average.update_parameters(self.trainee.model)
+        progress.step += 1
+        self._recent.add(loss, norm, rate, len(images))
+
+    def _log(self) -> None:
+        self._recent.check(self.trainee.progress.step)
+        values = self._recent.take()
+        for observer in self._observers:
+            observer.trained(self.trainee.progress.step, values)
+
+    def _end_epoch(self, epoch: int) -> None:
+        progress = self.trainee.progress
+        progress.finished = progress.step == self.plan.total_steps
+        if epoch % self.config.schedule.validate_every == 0 or progress.finished:
+            self._recent.check(progress.step)
+            values = self._validate()
+            self._judge(values["negative_elbo"])
+            for observer in self._observers:
+                observer.validated(progress.step, values)
+
+    def _validate(self) -> Values:
+        config = self.config
+        # The same noise and binarization at every validation: what differs between two of them is the weights.
+        generator = Generator(self.trainee.generator.device).manual_seed(config.seed + 1)
+        batches = self.validation.in_order(config.optimization.batch_size)
+        average = cast(VAE, self.trainee.average.module)
+        loss = validation_loss(average, batches, config.data.binarization, generator, autocast=self._autocast)
+        return {name: value.item() for name, value in loss._asdict().items()}
+
+    def _judge(self, negative_elbo: float) -> None:
+        """Keep the best weights, and stop when they have been the best for too long."""
+        progress, patience = self.trainee.progress, self.config.optimization.early_stopping
+        if not math.isfinite(negative_elbo):
+            raise NonFiniteLoss(_advice("the validation -ELBO", progress.step))
+        if progress.best_negative_elbo is None or negative_elbo < progress.best_negative_elbo:
+            progress.best_negative_elbo, progress.best_step = negative_elbo, progress.step
+            progress.validations_without_improvement = 0
+            save_checkpoint(self.run.best, self.trainee)
+            return
+        progress.validations_without_improvement += 1
+        if patience is not None and progress.validations_without_improvement >= patience:
+            progress.finished = True
+
+
+class _Recent:
+    """The steps since the last log line. They are looked at together, so that an accelerator is not stopped at every
+    step."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._images = 0
+        self._learning_rate = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, loss: Loss, gradient_norm: Tensor, learning_rate: float, images: int) -> None:
+        self._losses.append(torch.stack([*(part.detach() for part in loss), gradient_norm.detach()]))
+        self._images += images
+        self._learning_rate = learning_rate
+
+    def check(self, step: int) -> None:
+        """Raise NonFiniteLoss, naming the first step whose loss or gradient was NaN or infinite; ``step`` is the
+        latest."""
+        if not self._losses:
+            return
+        finite = torch.stack(self._losses).isfinite().all(dim=1).tolist()
+        if not all(finite):
+            raise NonFiniteLoss(_advice("the loss or its gradient", step - len(finite) + 1 + finite.index(False)))
+
+    def take(self) -> Values:
+        """Means since the last call, and the speed."""
+        negative_elbo, distortion, rate, norm = torch.stack(self._losses).double().mean(0).tolist()
+        now = time.perf_counter()
+        speed = self._images / (now - self._since)
+        self._losses, self._images, self._since = [], 0, now
+        return {
+            "negative_elbo": negative_elbo,
+            "distortion": distortion,
+            "rate": rate,
+            "gradient_norm": norm,
+            "learning_rate": self._learning_rate,
+            "images_per_second": speed,
+        }
+
+
+def _advice(what: str, step: int) -> str:
+    return (
+        f"step {step}: {what} is NaN or infinite. The last good checkpoint was kept. "
+        "Try a lower optimization.learning_rate, a gradient_clip, more warmup_steps, or precision = 'float32'."
+    )

@@ -1,0 +1,112 @@
+"""Who watches a run: the metrics log, a progress bar with rate, -ELBO and ETA, and TensorBoard."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training.errors import ConfigError
+from training.loop import Plan, Values
+from training.run import MetricsLog
+
+
+class LogObserver:
+    """Lines of metrics.jsonl."""
+
+    def __init__(self, log: MetricsLog) -> None:
+        self._log = log
+
+    def trained(self, step: int, values: Values) -> None:
+        """A line with split "train"."""
+        self._log.write(step=step, split="train", **values)
+
+    def validated(self, step: int, values: Values) -> None:
+        """A line with split "validation"."""
+        self._log.write(step=step, split="validation", **values)
+
+
+class ConsoleObserver:
+    """A progress bar on a terminal; a line a validation anywhere."""
+
+    def __init__(self, plan: Plan, console: Console, *, start: int) -> None:
+        self._plan = plan
+        self._console = console
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "steps", total=plan.total_steps, completed=start, epoch=self._epoch(start), status=""
+        )
+        self._speed = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def trained(self, step: int, values: Values) -> None:
+        """Move the bar."""
+        self._speed = values["images_per_second"]
+        status = f"-ELBO {values['negative_elbo']:.2f}  {self._speed:.0f} images/s"
+        self._bar.update(self._task, completed=step, epoch=self._epoch(step), status=status)
+
+    def validated(self, step: int, values: Values) -> None:
+        """One line that stays."""
+        self._console.print(
+            f"epoch {step // self._plan.steps_per_epoch}  step {step}/{self._plan.total_steps}  validation -ELBO "
+            f"{values['negative_elbo']:.2f} nats = distortion {values['distortion']:.2f} + rate {values['rate']:.2f}"
+            f"  ({self._speed:.0f} images/s)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _epoch(self, step: int) -> int:
+        return step // self._plan.steps_per_epoch + 1
+
+
+class TensorBoardObserver:
+    """TensorBoard events of the same numbers.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # an extra: imported only when asked for
+        except ImportError as error:
+            raise ConfigError(
+                "schedule.tensorboard = true needs TensorBoard: pip install 'latentserve[tensorboard]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def trained(self, step: int, values: Values) -> None:
+        """Scalars under train/."""
+        self._write("train", step, values)
+
+    def validated(self, step: int, values: Values) -> None:
+        """Scalars under validation/."""
+        self._write("validation", step, values)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._writer.close()
+
+    def _write(self, split: str, step: int, values: Values) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{split}/{name}", value, step)

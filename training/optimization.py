@@ -1,0 +1,48 @@
+"""How the parameters move: AdamW, its learning-rate schedule, and the average of the weights along the way."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from training.config import OptimizationConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019); without weight decay it is Adam. Biases, scales and norms never decay."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # One fused kernel an update: on a small network the unfused optimizer costs as much as the gradients.
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
+
+
+def learning_rate(config: OptimizationConfig, step: int, total_steps: int) -> float:
+    """The rate of update ``step`` (from 0): linear warm-up, then a cosine to the final rate (Loshchilov and Hutter,
+    2017).
+
+    A function of the step alone, so that a resumed run needs no schedule state.
+
+    >>> config = OptimizationConfig(epochs=1, learning_rate=1.0, warmup_steps=4)
+    >>> [round(learning_rate(config, step, 12), 2) for step in (0, 3, 4, 8, 12)]
+    [0.25, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = min((step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 1.0)
+    height = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + 0.5 * height * (1 + math.cos(math.pi * progress))
+
+
+def build_average(model: nn.Module, config: OptimizationConfig) -> AveragedModel:
+    """The exponential moving average of the weights, which is what is validated and exported; 0: no average."""
+
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        # A young average forgets faster, or it would remember the initialization for 1 / (1 - decay) steps.
+        decay = min(config.ema_decay, (1 + int(updates)) / (10 + int(updates)))
+        for old, new in zip(averaged, current, strict=True):
+            old.lerp_(new, 1 - decay)
+
+    return AveragedModel(model, multi_avg_fn=average)

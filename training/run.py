@@ -1,0 +1,203 @@
+"""The run folder: everything that is known of a training run, in files that other tools can read.
+
+::
+
+    runs/mnist/
+      config.json        the whole RunConfig
+      run.json           git commit, versions, machine, digests of the data: where the numbers come from
+      metrics.jsonl      one line a log interval and a validation
+      last.safetensors   the newest checkpoint: resume starts here
+      best.safetensors   the checkpoint with the lowest validation -ELBO: evaluation and export start here
+      metrics.json       what `evaluate` measured on the test split
+      figures/           what `figures` drew
+"""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from model.bundle.files import write_text_atomically
+from training.config import RunConfig
+from training.errors import CheckpointError, ConfigError
+
+_Document = TypeVar("_Document", bound=BaseModel)
+_LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "pillow", "safetensors", "scikit-learn")
+# A resumed run may look up from its work at other times and be evaluated otherwise; nothing that the weights depend on
+# may differ.
+_FREE_ON_RESUME = {"schedule", "evaluation"}
+
+
+class Provenance(BaseModel):
+    """Where a run comes from."""
+
+    started: str
+    git_commit: str | None
+    python: str
+    platform: str
+    libraries: dict[str, str]
+    device: str
+    threads: int
+    precision: str
+    seed: int
+    data: dict[str, str]
+
+
+class RunFolder:
+    """Paths of a run, and its JSON files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "config.json"
+        self.provenance_file = folder / "run.json"
+        self.log_file = folder / "metrics.jsonl"
+        self.last = folder / "last.safetensors"
+        self.best = folder / "best.safetensors"
+        self.metrics_file = folder / "metrics.json"
+        self.figures = folder / "figures"
+
+    def start(self, config: RunConfig, provenance: Provenance) -> None:
+        """Make the folder and write what the run is.
+
+        Raises:
+            ConfigError: a run is there already.
+        """
+        if self.config_file.exists():
+            raise ConfigError(
+                f"{self.folder}: a run is there already; go on with --resume, or name another folder with --run"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.provenance_file, provenance.model_dump_json(indent=2) + "\n")
+        write_text_atomically(self.config_file, config.model_dump_json(indent=2) + "\n")
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            ConfigError: there is no run, or it was written by another version of this program.
+        """
+        return _read(self.config_file, RunConfig)
+
+    def provenance(self) -> Provenance:
+        """Where the run comes from; raises as ``config`` does."""
+        return _read(self.provenance_file, Provenance)
+
+    def check_resumable(self, config: RunConfig, provenance: Provenance) -> None:
+        """Refuse to go on with another configuration or other data than the run was started with.
+
+        Raises:
+            ConfigError: the configurations differ in something that the weights depend on.
+            CheckpointError: the data, or what decides about rounding (device, threads, precision, PyTorch), differ.
+        """
+        stored, wanted = self.config().model_dump(mode="json"), config.model_dump(mode="json")
+        # Where the data lie may change; what they are is compared below.
+        for document in (stored, wanted):
+            document["data"] = {key: value for key, value in document["data"].items() if not key.endswith("path")}
+        differing = [key for key in stored if key not in _FREE_ON_RESUME and stored[key] != wanted[key]]
+        if differing:
+            raise ConfigError(
+                f"{self.folder}: the run was started with other settings in {', '.join(differing)} "
+                f"(see {self.config_file.name}); resume with the same, or start another with --run"
+            )
+        before = self.provenance()
+        for field in ("data", "device", "threads", "precision"):
+            if getattr(before, field) != getattr(provenance, field):
+                raise CheckpointError(
+                    f"{self.folder}: {field} was {getattr(before, field)} and is {getattr(provenance, field)}: "
+                    "the weights would not be those of an uninterrupted run"
+                )
+
+
+def provenance_of(config: RunConfig, device: torch.device, precision: torch.dtype, data: dict[str, str]) -> Provenance:
+    """What this process, on this machine, now, would put into run.json."""
+    return Provenance(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=git_commit(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        libraries=library_versions(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        precision=str(precision).removeprefix("torch."),
+        seed=config.seed,
+        data=data,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: version for name in _LIBRARIES if (version := _version(name)) is not None}
+
+
+def git_commit() -> str | None:
+    """The commit of the source that is running, with ``-dirty`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 (found on the PATH)
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, appended; on resume, what came after the checkpoint is cut off."""
+
+    def __init__(self, path: Path, *, resume_at: int | None) -> None:
+        if resume_at is None:
+            write_text_atomically(path, "")
+        else:
+            kept = [line for line in read_log(path) if line["step"] <= resume_at]
+            write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append a line and hand it to the operating system, so that others can follow the run."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Sync and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that a killed process left half-written is left out."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def _read(path: Path, kind: type[_Document]) -> _Document:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path.parent}: there is no run (no {path.name})") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not a {path.name} of this version") from error
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

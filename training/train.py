@@ -1,0 +1,73 @@
+"""A training run from a configuration: data, device, model, run folder, loop."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from model.bundle.files import write_text_atomically
+from training.checkpoint import restore_checkpoint
+from training.config import RunConfig
+from training.data.load import load_training
+from training.device import choose_device, choose_precision
+from training.feed import Feed
+from training.interruption import Interruption
+from training.loop import Loop, Observer, Plan, build_trainee
+from training.observers import ConsoleObserver, LogObserver, TensorBoardObserver
+from training.run import MetricsLog, RunFolder, provenance_of
+
+
+def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: bool, console: Console) -> bool:
+    """Train in a run folder; with ``resume`` go on from its last checkpoint if it has one.
+
+    Returns:
+        True when the run is complete, False when it was interrupted and can be resumed.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, NonFiniteLoss: as their docstrings say.
+    """
+    device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
+    training, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    digests = {"name": training.name, "training": training.sha256, "validation": validation.sha256}
+    provenance = provenance_of(config, device, precision, digests)
+
+    run = RunFolder(folder)
+    resuming = resume and run.config_file.exists()
+    trainee = build_trainee(config, device)
+    if resuming:
+        run.check_resumable(config, provenance)
+        write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")
+        if run.last.exists():
+            restore_checkpoint(run.last, trainee)
+    else:
+        run.start(config, provenance)
+    start = trainee.progress.step
+    plan = Plan.of(config, len(training.images))
+    parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
+    console.print(
+        f"{config.name}: {len(training):,} training and {len(validation):,} validation images of {training.name}, "
+        f"{parameters:,} parameters, {plan.total_steps:,} steps on {provenance.device} "
+        f"({provenance.threads} threads, {provenance.precision})" + (f", resumed at step {start:,}" if start else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+    with ExitStack() as stack:
+        log = MetricsLog(run.log_file, resume_at=start if resuming else None)
+        stack.callback(log.close)
+        bar = stack.enter_context(ConsoleObserver(plan, console, start=start))
+        observers: list[Observer] = [LogObserver(log), bar]
+        if config.schedule.tensorboard:
+            board = TensorBoardObserver(folder / "tensorboard")
+            stack.callback(board.close)
+            observers.append(board)
+        interruption = stack.enter_context(Interruption())
+        feeds = Feed(training, device), Feed(validation, device)
+        Loop(config, run, trainee, feeds, autocast=precision == torch.bfloat16, observers=observers).train(interruption)
+    if not trainee.progress.finished:
+        console.print(f"interrupted after step {trainee.progress.step:,}; go on with --resume", highlight=False)
+    return trainee.progress.finished
