@@ -134,13 +134,15 @@ def _only(path: Path, names: tuple[str, ...], keys: tuple[str, ...]) -> str | No
 def _load(path: Path, key: str) -> Array:
     try:
         if path.suffix == ".npy":
-            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array
-        with np.load(path, allow_pickle=False) as arrays:
-            member: Array = arrays[key]
-            return member
+            array: object = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with np.load(path, allow_pickle=False) as arrays:
+                array = arrays[key]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: {key} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):  # a zip named .npy, or a member that is not in NumPy's format
+        raise DataError(f"{path}: {key} is not an array in NumPy's .npy format")
+    return array
 
 
 def _shaped(images: Array, workspace: Workspace, what: str) -> Array:
@@ -165,6 +167,8 @@ def _labels(labels: Array, n: int, what: str) -> NDArray[np.int64]:
 def _scale(images: Array, static: bool, what: str) -> int:
     """255 for {0, 1} images where the configuration says that they are binary; 1 for grey levels."""
     if images.dtype not in (np.uint8, np.bool_):
+        return 1
+    if not len(images):
         return 1
     for start in range(0, len(images), _ROWS):
         if np.any(images[start : start + _ROWS].astype(np.uint8, copy=False) > 1):

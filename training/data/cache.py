@@ -1,6 +1,8 @@
 """Where many images go: memory while they are few, a memory-mapped file in a cache folder when they are not."""
 
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +36,10 @@ def materialize(
         limit: bytes; a larger array goes to a file.
 
     Raises:
-        DataError: the folder or the file cannot be written.
+        DataError: the folder or the file cannot be written, or the disk is too full.
     """
-    if int(np.prod(shape, dtype=np.int64)) <= limit:
+    size = math.prod(shape)
+    if size <= limit:
         images = np.empty(shape, np.uint8)
         fill(images)
         return images
@@ -47,6 +50,7 @@ def materialize(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
+        _require_space(folder, size)
         _build(path, shape, fill)
     except OSError as error:
         reason = error.strerror or error
@@ -80,6 +84,16 @@ def _build(path: Path, shape: tuple[int, int, int, int], fill: Callable[[NDArray
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Writing to a memory map on a full disk would end the process with SIGBUS, not with an exception."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DataError(
+            f"{folder}: the decoded images need {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "name another folder with --data-dir"
+        )
 
 
 def _remove_abandoned(folder: Path) -> None:

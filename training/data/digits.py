@@ -14,4 +14,4 @@ def digits_pool(workspace: Workspace) -> ArrayPool:
     bundled = load_digits()
     images = np.rint(bundled.images * (255 / _LARGEST_VALUE)).astype(np.uint8)
     names = tuple(str(name) for name in bundled.target_names)
-    return ArrayPool(images, bundled.target.astype(np.int64), names, "digits", workspace)
+    return ArrayPool(images, bundled.target.astype(np.int64), names, "digits", workspace, origin=("digits",))

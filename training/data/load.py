@@ -21,6 +21,7 @@ import numpy as np
 
 from model.bundle.manifest import ImageSpec
 from training.data.arrays import array_pools
+from training.data.cache import MEMORY_LIMIT
 from training.data.dataset import Dataset, Progress
 from training.data.digits import digits_pool
 from training.data.mnist import MNIST, load_idx
@@ -107,7 +108,7 @@ def load_test(
 def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
     # A data folder is often a read-only share; the cache then lies in the default one.
     home = data_dir if data_dir is not None and os.access(data_dir, os.W_OK) else DEFAULT_FOLDER
-    workspace = Workspace(image, home / "cache", progress)
+    workspace = Workspace(image, home / "cache", progress, MEMORY_LIMIT)
     match config.source:
         case "mnist":
             return _mnist(config, workspace, data_dir)
@@ -136,7 +137,7 @@ def _mnist(config: "DataConfig", workspace: Workspace, data_dir: Path | None) ->
 
     def pool(split: str) -> Pool:
         whole = load_idx(MNIST, split, folders, download_to=home, progress=workspace.progress)
-        return ArrayPool(whole.images, whole.labels, whole.label_names, whole.name, workspace)
+        return ArrayPool(whole.images, whole.labels, whole.label_names, whole.name, workspace, (split, whole.sha256))
 
     return Source(lambda: pool("train"), test=lambda: pool("test"))
 

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class PicturePool:
                     out[row] = fit_picture(read_picture(read(name), max_pixels=MAX_PIXELS), self.workspace.image)
                 except PictureError as error:
                     return f"{name}: {error}"
-                except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+                except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, LZMAError) as error:
                     return f"{name}: cannot be read ({error})"
                 return None
 
@@ -181,11 +182,23 @@ def _hidden(name: str) -> bool:
 
 
 def _folder_entries(path: Path) -> Iterator[Entry]:
-    for file in path.rglob("*"):
-        name = file.relative_to(path).as_posix()
-        if not _hidden(name) and file.is_file():
-            status = file.stat()
-            yield Entry(name, status.st_size, status.st_mtime_ns)
+    seen: set[str] = set()
+    # Unlike Path.rglob, which passes over linked folders and unreadable ones without a word.
+    for folder, _, files in os.walk(path, followlinks=True, onerror=_raise):
+        real = os.path.realpath(folder)
+        if real in seen:
+            raise DataError(f"{folder}: symbolic links lead to the same folder twice")
+        seen.add(real)
+        for name in files:
+            file = Path(folder, name)
+            relative = file.relative_to(path).as_posix()
+            if not _hidden(relative):
+                status = file.stat()
+                yield Entry(relative, status.st_size, status.st_mtime_ns)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _zip_entries(path: Path) -> Iterator[Entry]:

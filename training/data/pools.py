@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from model.bundle.errors import PictureError
@@ -17,6 +18,8 @@ from training.data.dataset import Dataset, Progress
 from training.data.splits import Indices
 from training.errors import DataError
 
+# Raise it when model.bundle.pixels makes other pixels of the same picture: caches of before are then not used again.
+_FITTING_VERSION = 1
 _CHUNK_BYTES = 1 << 26
 
 
@@ -41,8 +44,8 @@ class Workspace:
         return n, self.image.height, self.image.width, self.image.channels
 
     def key(self, *parts: object) -> str:
-        """Names a cached array: a digest of ``parts`` (as JSON) and of the image spec."""
-        text = json.dumps([self.image.model_dump(mode="json"), *parts])
+        """Names a cached array: a digest of ``parts`` (as JSON), the image spec, and the code that fits pictures."""
+        text = json.dumps([_FITTING_VERSION, PIL.__version__, self.image.model_dump(mode="json"), *parts])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def report(self, what: str, done: int, total: int) -> None:
@@ -71,8 +74,8 @@ class ArrayPool:
         label_names: names of the labels, or None.
         name: what the data are called.
         workspace: the model's image spec and the cache.
-        origin: identifies file and version, for the cache; not needed for arrays below the memory limit.
-        scale: what uint8 values are multiplied by: 255 where they are known to be {0, 1}.
+        origin: identifies the content (as file, size and time, or a digest), for the cache.
+        scale: what uint8 and bool values are multiplied by: 255 where they are known to be {0, 1}.
     """
 
     images: NDArray[np.generic]
@@ -80,7 +83,7 @@ class ArrayPool:
     label_names: tuple[str, ...] | None
     name: str
     workspace: Workspace
-    origin: tuple[str | int, ...] = ()
+    origin: tuple[str | int, ...]
     scale: int = 1
 
     def __len__(self) -> int:
@@ -118,7 +121,7 @@ class ArrayPool:
         )
 
     def _fitted(self, piece: NDArray[np.generic], start: int, split: str) -> NDArray[np.uint8]:
-        if piece.dtype == np.bool_ or self.scale != 1:
+        if self.scale != 1:
             piece = piece.astype(np.uint8) * np.uint8(self.scale)
         try:
             fitted = fit_array(piece, self.workspace.image)

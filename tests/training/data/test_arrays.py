@@ -160,6 +160,10 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, gre
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=name):
             opened(tmp_path / name, grey).training()
+    np.savez(tmp_path / "zip.npz", images=images_of(3))
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
+    with pytest.raises(DataError, match="not an array"):
+        opened(tmp_path / "zip.npy", grey).training()
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(DataError, match="pickled"):
         opened(tmp_path / "pickled.npy", grey).training()

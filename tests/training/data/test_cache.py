@@ -66,6 +66,12 @@ def test_what_killed_runs_left_is_removed_after_a_day(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "k.npy"]
 
 
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="GiB are free"):
+        materialize((1 << 30, 1 << 10, 1 << 10, 1), never, key="k", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(DataError, match=r"taken.*--data-dir"):

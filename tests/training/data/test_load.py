@@ -60,6 +60,20 @@ def test_mnist_is_fitted_to_the_model(
     assert test.images.shape == (6, 10, 12, 3)
 
 
+def test_large_splits_of_mnist_are_cached_apart(
+    made_up: MadeUp, tmp_path: Path, color: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.load.MNIST", made_up.source)
+    config = DataConfig(source="mnist", path=made_up.write(tmp_path))
+    small = load_training(config, color, seed=0, data_dir=tmp_path), load_test(config, color, seed=0, data_dir=tmp_path)
+    monkeypatch.setattr("training.data.load.MEMORY_LIMIT", 10)
+    train, validation = load_training(config, color, seed=0, data_dir=tmp_path)
+    test = load_test(config, color, seed=0, data_dir=tmp_path)
+    assert all(isinstance(part.images, np.memmap) for part in (train, validation, test))
+    assert [small[0][0].sha256, small[0][1].sha256, small[1].sha256] == [train.sha256, validation.sha256, test.sha256]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
 def test_digits_are_divided_into_three(grey: ImageSpec) -> None:
     spec = grey.model_copy(update={"height": 8})
     config = DataConfig(source="digits", validation_fraction=0.1, test_fraction=0.2)

@@ -135,6 +135,20 @@ def test_folders_without_usable_pictures_are_refused(
         PicturePool.open(write_folder(tmp_path / "in", files), Workspace(color, tmp_path))
 
 
+def test_linked_class_folders_count_and_loops_are_refused(
+    picture_files: dict[str, bytes], write_folder: Write, tmp_path: Path, color: ImageSpec
+) -> None:
+    write_folder(tmp_path / "elsewhere", picture_files)
+    (tmp_path / "in").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere" / name)
+    pool = PicturePool.open(tmp_path / "in", Workspace(color, tmp_path))
+    assert (len(pool), pool.label_names) == (24, ("cat", "dog"))
+    (tmp_path / "elsewhere" / "cat" / "loop").symlink_to(tmp_path / "in")
+    with pytest.raises(DataError, match="twice"):
+        PicturePool.open(tmp_path / "in", Workspace(color, tmp_path))
+
+
 def test_what_is_neither_folder_nor_zip_is_refused(tmp_path: Path, color: ImageSpec) -> None:
     (tmp_path / "1.png").write_bytes(picture_bytes(np.zeros((9, 9), np.uint8)))
     with pytest.raises(DataError, match="neither a folder nor a zip"):
