@@ -4,6 +4,7 @@ import http.client
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib import request
+from urllib.error import HTTPError, URLError
 
 from model.bundle.files import write_bytes_atomically
 from training.data.dataset import Progress
@@ -82,5 +83,6 @@ def _opener() -> request.OpenerDirector:
 
 def _reason(url: str, error: Exception) -> str:
     host = url.split("/")[2] if url.count("/") >= 2 else url
-    text = str(error) or type(error).__name__
+    cause = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+    text = str(cause) or type(error).__name__
     return text if host in text else f"{host}: {text}"

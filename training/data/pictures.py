@@ -5,6 +5,7 @@ folder below those that all of them share (``test/cat/1.png`` and ``test/dog/1.p
 """
 
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import PictureError
+from model.bundle.folders import SUFFIXES
 from model.bundle.pixels import fit_picture, read_picture
 from training.data.cache import materialize
 from training.data.dataset import Dataset
@@ -27,8 +29,6 @@ from training.data.pools import Workspace
 from training.data.splits import Indices
 from training.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"})
-"""Files that are pictures."""
 UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd"})
 """Pictures in formats that are not read: refused by name, because leaving them out would be silent."""
 MAX_PIXELS = 89_000_000
@@ -182,6 +182,7 @@ def _hidden(name: str) -> bool:
 
 
 def _folder_entries(path: Path) -> Iterator[Entry]:
+    """All files; those that are no pictures only by name, since they are never opened."""
     seen: set[str] = set()
     # Unlike Path.rglob, which passes over linked folders and unreadable ones without a word.
     for folder, _, files in os.walk(path, followlinks=True, onerror=_raise):
@@ -192,9 +193,15 @@ def _folder_entries(path: Path) -> Iterator[Entry]:
         for name in files:
             file = Path(folder, name)
             relative = file.relative_to(path).as_posix()
-            if not _hidden(relative):
-                status = file.stat()
-                yield Entry(relative, status.st_size, status.st_mtime_ns)
+            if _hidden(relative):
+                continue
+            if file.suffix.lower() not in SUFFIXES:
+                yield Entry(relative, 0, 0)
+                continue
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{file}: not a regular file")
+            yield Entry(relative, status.st_size, status.st_mtime_ns)
 
 
 def _raise(error: OSError) -> NoReturn:

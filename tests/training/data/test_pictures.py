@@ -1,5 +1,6 @@
 """Training pictures are what the server would make of them; a folder and a zip of it are the same data."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,12 @@ def test_linked_class_folders_count_and_loops_are_refused(
     (tmp_path / "elsewhere" / "cat" / "loop").symlink_to(tmp_path / "in")
     with pytest.raises(DataError, match="twice"):
         PicturePool.open(tmp_path / "in", Workspace(color, tmp_path))
+
+
+def test_a_pipe_named_like_a_picture_is_refused_without_waiting_for_it(tmp_path: Path, color: ImageSpec) -> None:
+    os.mkfifo(tmp_path / "1.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        PicturePool.open(tmp_path, Workspace(color, tmp_path))
 
 
 def test_what_is_neither_folder_nor_zip_is_refused(tmp_path: Path, color: ImageSpec) -> None:
