@@ -22,6 +22,8 @@ Floats = NDArray[np.float32]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 16_800_000
+# JPEG's own limit. A needle of the same area costs several times its pixels: Pillow keeps a pointer to each row.
+MAX_SIDE = 65_535
 
 _TRUNCATED = "the picture is truncated or corrupt"
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
@@ -65,6 +67,8 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PictureTooLarge(
             f"the picture has {picture.width} x {picture.height} pixels, more than the {max_pixels} allowed"
         )
+    if max(picture.size) > MAX_SIDE:
+        raise PictureTooLarge(f"the picture has a side of more than {MAX_SIDE} pixels")
     try:
         picture.load()
     except Exception as error:
@@ -227,7 +231,7 @@ def _fit(picture: Image.Image, spec: ImageSpec) -> Image.Image:
 def _resize(picture: Image.Image, size: tuple[int, int], spec: ImageSpec) -> Image.Image:
     resample = _RESAMPLE[spec.resample]
     if size[0] > picture.width and size[1] < picture.height:
-        # Pillow widens before it shortens: one column of sixteen million pixels would become gigabytes.
+        # Pillow widens before it shortens, so that a narrow column would cost hundreds of times its pixels.
         picture = picture.resize((picture.width, size[1]), resample)
     return picture.resize(size, resample)
 
@@ -247,6 +251,8 @@ def _checked_array(array: NDArray[np.generic]) -> NDArray[np.generic]:
         raise PictureError("images must not be empty")
     if array.ndim == 4 and array.shape[3] not in (1, 3):
         raise PictureError("images must have 1 or 3 channels, last")
+    if max(array.shape[1:3]) > MAX_SIDE:
+        raise PictureTooLarge(f"the images have a side of more than {MAX_SIDE} pixels")
     images = array.reshape(*array.shape[:3], -1)
     if images.dtype.kind == "f":
         _check_range(images)
