@@ -1,0 +1,205 @@
+"""The models of one server, and who may use them when: opening, admission, batching, warm-up, draining."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batcher import Batcher
+from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
+from app.metrics import Metrics
+from app.settings import Settings
+from model.bundle.errors import BundleError
+from model.bundle.runtime import Bundle, Posterior, RuntimeOptions
+from model.bundle.store import open_bundle
+
+Array = NDArray[np.float32]
+Result = TypeVar("Result")
+Status = Literal["starting", "ok", "draining", "failed"]
+Stage = Literal["read", "latents", "write"]
+
+logger = logging.getLogger(__name__)
+
+
+class Model:
+    """A bundle behind two batchers, one a graph."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, metrics: Metrics) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.label = f"{bundle.name}/{bundle.version}"
+        runs = {"encoder": bundle.encode, "decoder": lambda latents: (bundle.decode(latents),)}
+        self.batchers: dict[str, Batcher] = {}
+        for graph, run in runs.items():
+            on_wait, on_run = metrics.batch_observers(bundle.name, graph)
+            self.batchers[graph] = Batcher(
+                f"{bundle.name}-{graph}",
+                run,
+                max_batch=settings.max_batch,
+                deadline=settings.queue_seconds,
+                on_wait=on_wait,
+                on_run=on_run,
+            )
+        self._encoder, self._decoder = self.batchers["encoder"], self.batchers["decoder"]
+
+    async def encode(self, images: Array) -> Posterior:
+        """(N, C, H, W) -> mean (N, D), log_variance (N, D). Raises as Batcher.submit does."""
+        return Posterior(*await self._encoder.submit(images))
+
+    async def decode(self, latents: Array) -> Array:
+        """(N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
+        (images,) = await self._decoder.submit(latents)
+        return images
+
+
+class Engine:
+    """Made of settings alone; ``open`` loads, ``start`` and ``stop`` bracket the life of an event loop."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.models: dict[str, Model] = {}
+        self.default = ""
+        self._admitted = 0
+        self._warm = self._leaving = self._refusing = False
+        self._failure = ""
+        self._warming: asyncio.Task[None] | None = None
+        self._codec = ThreadPoolExecutor(settings.codec_threads, "codec")
+        self._observe = {stage: metrics.codec_observer(stage) for stage in get_args(Stage)}
+        metrics.watch_depths(
+            lambda: [
+                (name, graph, batcher.depth)
+                for name, model in self.models.items()
+                for graph, batcher in model.batchers.items()
+            ]
+        )
+
+    def open(self) -> None:
+        """Load every bundle that the settings name; once. Raises BundleError, one line, for the first that is bad."""
+        if self.models:
+            return
+        options = RuntimeOptions(
+            provider=self.settings.provider,
+            threads=self.settings.threads,
+            require_provider=self.settings.require_provider,
+        )
+        models: dict[str, Model] = {}
+        for folder in self.settings.bundle_folders():
+            bundle = open_bundle(folder, options)
+            if bundle.name in models:
+                raise BundleError(f"{folder}: there is another bundle named {bundle.name}")
+            models[bundle.name] = Model(bundle, self.settings, self.metrics)
+            self.metrics.model_loaded(bundle.name, bundle.version, bundle.provider)
+            logger.info("loaded %s/%s from %s on %s", bundle.name, bundle.version, folder, bundle.provider)
+        if not models:
+            raise BundleError(f"{self.settings.models_folder}: there is no bundle in this folder")
+        default = self.settings.default_model or next(iter(models))
+        if default not in models:
+            raise BundleError(f"the default model {default} is not among the bundles: {', '.join(models)}")
+        self.models, self.default = models, default
+
+    async def start(self) -> None:
+        """Open what is not open, start the batchers, and warm up in the background: probes are answered meanwhile."""
+        await asyncio.to_thread(self.open)
+        for model in self.models.values():
+            for batcher in model.batchers.values():
+                batcher.start()
+        self._warming = asyncio.create_task(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        try:
+            for model in self.models.values():
+                await asyncio.to_thread(model.bundle.warm_up)
+        except Exception:
+            logger.exception("warm-up failed")
+            self._failure = f"The warm-up of {model.label} failed."
+        else:
+            self._warm = True
+            logger.info("ready: %s", ", ".join(model.label for model in self.models.values()))
+
+    async def warmed_up(self) -> None:
+        """Wait until the warm-up has ended, well or not."""
+        if self._warming is not None:
+            await asyncio.shield(self._warming)
+
+    def leave(self) -> None:
+        """Stop being ready, and go on working: load balancers must notice before work is refused."""
+        self._leaving = True
+
+    def refuse(self) -> None:
+        """Admit nothing from now on; what was admitted is finished."""
+        self._leaving = self._refusing = True
+
+    async def stop(self) -> None:
+        """Refuse new work, end the threads. What still waits gets NotReady."""
+        self.refuse()
+        if self._warming is not None:
+            self._warming.cancel()
+        batchers = [batcher for model in self.models.values() for batcher in model.batchers.values()]
+        await asyncio.gather(*(asyncio.to_thread(batcher.close) for batcher in batchers))
+        self._codec.shutdown(wait=False, cancel_futures=True)
+
+    def health(self) -> tuple[Status, str]:
+        """The state and a sentence about it; only "ok" is ready."""
+        if self._leaving:
+            return "draining", "The server is shutting down."
+        if self._failure:
+            return "failed", self._failure
+        if not self._warm:
+            return "starting", "Models are being loaded and warmed up."
+        return "ok", "All models are warm."
+
+    def model(self, name: str | None) -> Model:
+        """The model of that name, or the default one. Raises ModelNotFound."""
+        try:
+            return self.models[name or self.default]
+        except KeyError:
+            raise ModelNotFound("There is no model of this name; /models lists them.") from None
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """A place among the bounded number of requests in work, taken before anything of a request is read.
+
+        Raises NotReady or Overloaded.
+        """
+        if self._refusing or not self._warm:
+            self.metrics.rejected("draining" if self._refusing else "starting")
+            raise NotReady(self.health()[1])
+        if self._admitted >= self.settings.max_waiting:
+            self.metrics.rejected("overloaded")
+            raise Overloaded
+        self._admitted += 1
+        self.metrics.in_progress.set(self._admitted)
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            self.metrics.in_progress.set(self._admitted)
+
+    async def codec(self, stage: Stage, work: Callable[[], Result], *, light: bool) -> Result:
+        """Read a body, make latents or write an answer on a codec thread; on the event loop if that is ``light``.
+
+        Work whose client has gone before its turn is never done. Raises QueueTimeout, and whatever ``work`` raises.
+        """
+        if light:
+            return self._timed(stage, work)
+        queued = time.monotonic()
+
+        def turn() -> Result:
+            if time.monotonic() - queued > self.settings.queue_seconds:
+                raise QueueTimeout("The request waited too long for its turn; try again later.")
+            return self._timed(stage, work)
+
+        return await asyncio.get_running_loop().run_in_executor(self._codec, turn)
+
+    def _timed(self, stage: Stage, work: Callable[[], Result]) -> Result:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._observe[stage](time.perf_counter() - began)

@@ -1,0 +1,127 @@
+"""The application and the process around it: built from settings, served by uvicorn, drained on SIGTERM."""
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from app.documentation import TITLE, Documented, add_docs_page
+from app.engine import Engine
+from app.errors import Invalid, of_status
+from app.exchange import note_of
+from app.metrics import Metrics
+from app.middleware import Gate, Shortcut, problem_answer
+from app.routes import Sent, make_router, shortcuts
+from app.settings import Settings, unknown_variables
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
+    """The application; nothing is loaded before its lifespan begins. ``app.state.engine`` is its Engine.
+
+    ``shortcut=False`` sends operations through FastAPI's own routing, which does the same at a higher price.
+    """
+    engine = Engine(settings, Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    app = Documented(
+        title=TITLE,
+        docs_url=None,
+        redoc_url=None,
+        root_path=settings.root_path,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.engine = engine
+    app.include_router(make_router(engine))
+    add_docs_page(app)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    # The one that is added last stands outermost.
+    if shortcut:
+        app.add_middleware(Shortcut, engine=engine, operations=shortcuts())
+    app.add_middleware(Gate, engine=engine)
+    return app
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the web framework refuses by itself (404, 405, ...) in our form."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict((error.headers if isinstance(error, HTTPException) else None) or {})
+    if "GET" in (allowed := headers.get("Allow", headers.get("allow", ""))):
+        headers = {"Allow": f"{allowed}, HEAD"}
+    return Sent(problem_answer(of_status(status, headers), note_of(request.scope)))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    return Sent(problem_answer(Invalid("The request is not what the route takes."), note_of(request.scope)))
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server with one more step before its shutdown.
+
+    The first signal makes the server not ready and lets it work on for ``drain_delay`` seconds, in which load
+    balancers notice; then work is refused, what was admitted is finished within ``drain_seconds``, and the process
+    ends with status 0. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._leave_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._leave_at is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._engine.leave()
+        self._leave_at = time.monotonic() + self._engine.settings.drain_delay
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self._engine.refuse()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes. Raises BundleError, one line, before the port is opened if a bundle is unfit."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for name, _ in unknown_variables(os.environ):
+        logger.warning("the environment variable %s is no setting and is ignored", name)
+    app = create_app(settings)
+    engine: Engine = app.state.engine
+    engine.open()
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="auto",  # uvloop where it exists
+        http="httptools",
+        ws="none",
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+    )
+    DrainingServer(config, engine).run()

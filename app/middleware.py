@@ -1,0 +1,169 @@
+"""What surrounds every request, in pure ASGI: its id, API keys, errors as problems, headers, metrics; and a short way.
+
+    Gate -> Shortcut -> (FastAPI: routing, documentation, everything that is not an operation)
+
+The short way leads from the gate straight to an operation: FastAPI's machinery for one request costs more than a
+small model's inference. Both ways run the same functions and pass the same gate.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.answers import Answer
+from app.engine import Engine
+from app.errors import PROBLEM_TYPE, ClientGone, ServiceError, Unauthorized, UnsupportedMediaType, problem, translate
+from app.exchange import SCOPE_KEY, Note, Operate, perform
+from app.metrics import CLIENT_GONE, UNMATCHED
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("app.access")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
+_OPEN = frozenset({"/", "/livez", "/readyz", "/health", "/docs", "/openapi.json"})
+_OPEN_FOLDER = "/docs/assets/"
+
+
+class Gate:
+    """The outermost layer. Nothing leaves it but answers in our form, and every one is counted and carries its id."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._metrics = engine.metrics
+        self._keys = [_digest(key.get_secret_value().encode()) for key in engine.settings.api_keys]
+        self._access_log = engine.settings.access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = dict(scope["headers"])
+        note = Note(_request_id(headers.get(b"x-request-id")))
+        method = scope["method"]
+        # HEAD is GET without the body, on every route.
+        scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
+        status = 0
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_headers(note)]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+            await self._app(scope, receive, tell)
+        except ClientGone:
+            status = CLIENT_GONE
+            self._metrics.rejected("client gone")
+        except Exception as error:
+            if status:  # too late for another answer; the server closes the connection
+                raise
+            await send_answer(problem_answer(error, note), tell)
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.request(note.route or _route_of(scope), method, status or CLIENT_GONE, seconds)
+            if self._access_log:
+                access_logger.info(
+                    "%s %s %d %.1f ms %s", method, scope["path"], status, 1000 * seconds, note.request_id
+                )
+
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        if self._keys and not self._is_open(scope) and not self._has_key(headers):
+            self._metrics.rejected("unauthorized")
+            raise Unauthorized
+        if b"content-encoding" in headers:
+            raise UnsupportedMediaType(
+                "Send the body without Content-Encoding.", headers={"Accept-Encoding": "identity"}
+            )
+
+    @staticmethod
+    def _is_open(scope: Scope) -> bool:
+        path = local_path(scope)
+        return path in _OPEN or path.startswith(_OPEN_FOLDER)
+
+    def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = _digest(given)
+        # Every key is compared, in a time that does not depend on which matches, or where they differ.
+        return sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
+
+
+class Shortcut:
+    """Runs operations without the web framework; everything else goes on to it."""
+
+    def __init__(self, app: ASGIApp, engine: Engine, operations: Mapping[tuple[str, str], Operate]) -> None:
+        self._app, self._engine, self._operations = app, engine, operations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = local_path(scope)
+        operate = self._operations.get((scope["method"], path))
+        if operate is None:
+            await self._app(scope, receive, send)
+            return
+        scope[SCOPE_KEY].route = path
+        await send_answer(await perform(operate, self._engine, scope, receive), send)
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """An answer in two ASGI messages."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def problem_answer(error: Exception, note: Note) -> Answer:
+    """Any exception as problem+json; what is our fault is logged with the request's id."""
+    known = translate(error)
+    if not isinstance(error, ServiceError):
+        logger.error("request %s failed: %s", note.request_id, known.title, exc_info=error)
+    elif known.status >= 500:
+        logger.warning("request %s: %d %s", note.request_id, known.status, known.title)
+    body = problem(known, note.request_id)
+    headers = [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    headers += [(name.lower().encode(), value.encode()) for name, value in known.headers.items()]
+    return Answer(known.status, headers, body)
+
+
+def local_path(scope: Scope) -> str:
+    """The path below the root path that a proxy may have left in front."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def _request_id(given: bytes | None) -> str:
+    return given.decode() if given is not None and _REQUEST_ID.match(given) else uuid.uuid4().hex
+
+
+def _headers(note: Note) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", note.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    if note.model is not None:
+        headers.append((b"x-model", note.model.encode()))
+    return headers
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of the route that FastAPI matched: a label with few values, whatever clients ask for."""
+    return getattr(scope.get("route"), "path", UNMATCHED)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,207 @@
+"""What is said on the wire: the query strings and JSON bodies that routes take, and the JSON that they give.
+
+The first two validate requests and document them; the answers only document (arrays are written as they are).
+Limits that are settings (256 images, ...) are checked where the settings are known, and so are not in these schemas.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, Metrics, PosteriorSpec
+
+SEED_BOUND = 2**31
+
+Seed = Annotated[
+    int | None,
+    Field(ge=0, lt=SEED_BOUND, description="Seed of the noise; without it one is chosen."),
+]
+Format = Literal["json", "npy", "png", "webp", "jpeg", "gif", "zip"]
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
+
+
+class Query(BaseModel):
+    """Query parameters that every operation takes. Unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Name of the model; without it, the default one.")
+
+
+class EncodeQuery(Query):
+    format: Literal["json", "npy"] | None = Field(None, description="Answer type, overriding Accept.")
+    samples: int = Field(0, ge=0, description="Latents to draw from the posterior of each image.")
+    seed: Seed = None
+    output: Literal["mean", "log_variance", "posterior", "samples"] | None = Field(
+        None,
+        description="What an application/x-npy answer holds: mean [N,D] (default), log_variance [N,D], posterior "
+        "[N,2,D] (mean, log_variance) or samples [N,K,D].",
+    )
+    fit: Literal["model", "error"] = Field("model", description="error refuses pictures that would be resized.")
+
+
+class PictureQuery(Query):
+    """Query parameters of every route that answers with pictures."""
+
+    format: Format | None = Field(None, description="Answer type, overriding Accept.")
+    dtype: Literal["uint8", "float32"] | None = Field(
+        None,
+        description="Numbers of an array: uint8 0..255 (default) or float32 [0,1]; in JSON, float32 gives pixels.",
+    )
+
+
+class DecodeQuery(PictureQuery):
+    pass
+
+
+class ReconstructQuery(PictureQuery):
+    sample: bool = Field(False, description="Draw the latent from the posterior instead of taking its mean.")
+    seed: Seed = None
+    fit: Literal["model", "error"] = Field("model", description="error refuses pictures that would be resized.")
+
+
+class SampleQuery(PictureQuery):
+    n: int = Field(16, ge=1, description="Pictures to draw.")
+    seed: Seed = None
+    temperature: float = Field(
+        1.0, ge=0, le=100, allow_inf_nan=False, description="Factor on the prior's standard deviation."
+    )
+
+
+class InterpolateQuery(PictureQuery):
+    steps: int | None = Field(None, ge=2, description="Frames from each point to the next (8); not with a JSON body.")
+    path: Literal["slerp", "linear"] | None = Field(None, description="slerp unless given; not with a JSON body.")
+    fit: Literal["model", "error"] = Field("model", description="error refuses pictures that would be resized.")
+
+
+class TraverseQuery(PictureQuery):
+    pass
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# Pictures and latents are checked as arrays (a pydantic walk would cost a Python object a number), hence `object` in
+# validation; what may stand there is told to OpenAPI.
+_IMAGE_SCHEMA: dict[str, JsonValue] = {
+    "description": "Base64 of a picture file, or a nested list [H][W] or [H][W][C] of numbers in [0,1].",
+    "anyOf": [
+        {"type": "string", "format": "byte"},
+        {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}},
+    ],
+}
+_LATENT_SCHEMA: dict[str, JsonValue] = {
+    "description": "A latent: D numbers.",
+    "type": "array",
+    "items": {"type": "number"},
+}
+
+
+class ImagesBody(_Body):
+    images: list[object] = Field(
+        min_length=1, json_schema_extra={"items": _IMAGE_SCHEMA}, description="The pictures, at least one."
+    )
+
+
+class LatentsBody(_Body):
+    latents: list[object] = Field(
+        min_length=1, json_schema_extra={"items": _LATENT_SCHEMA}, description="The latents [N][D], at least one."
+    )
+
+
+class Point(_Body):
+    """A point to pass through: exactly one of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    latent: object = Field(None, json_schema_extra=_LATENT_SCHEMA)
+    image: object = Field(None, json_schema_extra=_IMAGE_SCHEMA)
+
+
+class InterpolateBody(_Body):
+    points: list[Point] = Field(min_length=2, description="The points to pass through, at least two.")
+    steps: int = Field(8, ge=2, description="Frames from each point to the next, both included.")
+    path: Literal["slerp", "linear"] = Field("slerp", description="Along a great circle, or straight.")
+
+
+class TraverseBody(_Body):
+    latent: object = Field(None, json_schema_extra=_LATENT_SCHEMA, description="Where to start (the origin).")
+    dimension: int = Field(ge=0, description="Index of the latent dimension that changes.")
+    low: Coordinate = Field(-3.0, description="Its first value.")
+    high: Coordinate = Field(3.0, description="Its last value.")
+    steps: int = Field(9, ge=2, description="Pictures, both ends included.")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Operated(_Answer):
+    model: str = Field(description="Name of the model that answered.")
+    version: str = Field(description="Its version.")
+
+
+class EncodedImage(_Answer):
+    mean: Vector
+    log_variance: Vector
+    kl: float = Field(description="KL divergence of the posterior from the standard normal prior, in nats.")
+    samples: list[Vector] | None = Field(None, description="The drawn latents [K][D], if any were asked for.")
+
+
+class EncodeAnswer(_Operated):
+    latent_dim: int = Field(description="D, the number of latent dimensions.")
+    latents: list[EncodedImage] = Field(description="One entry an image, in order.")
+    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
+
+
+class PicturesAnswer(_Operated):
+    """``images``, or ``pixels`` with ?dtype=float32."""
+
+    images: list[str] | None = Field(None, description="Base64 of PNG files.")
+    pixels: list[list[list[list[float]]]] | None = Field(None, description="[N][H][W][C] in [0,1].")
+    latents: list[Vector] | None = Field(
+        None, description="The latents behind the pictures, unless the client gave them."
+    )
+    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
+
+
+class ModelAnswer(_Answer):
+    name: str
+    version: str
+    created: datetime = Field(description="When the bundle was exported.")
+    provider: str = Field(description="Where it runs: cpu or cuda.")
+    image: ImageSpec
+    latent: LatentSpec
+    posterior: PosteriorSpec
+    likelihood: LikelihoodSpec
+    metrics: Metrics | None = Field(description="What was measured, with its protocol; null if nothing was.")
+
+
+class ModelsAnswer(_Answer):
+    default: str = Field(description="Name of the model that answers without ?model=.")
+    models: list[ModelAnswer]
+
+
+class HealthAnswer(_Answer):
+    status: Literal["ok", "starting", "draining", "failed"]
+    reason: str
+
+
+class ProblemDetail(_Answer):
+    pointer: str = Field(description="JSON pointer into the body (empty: all of it), or ?name of a query parameter.")
+    detail: str
+
+
+class Problem(_Answer):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="URI that identifies the kind of error.")
+    title: str
+    status: int
+    detail: str
+    request_id: str = Field(description="The X-Request-ID of the answer.")
+    errors: list[ProblemDetail] | None = Field(None, description="What is wrong where, for a request that was invalid.")

@@ -1,0 +1,137 @@
+"""Every setting of the server: one frozen object, one help text a field, every field also a ``VAE_*`` variable."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+PREFIX = "VAE_"
+PRETRAINED = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "mnist"
+
+
+def _split(value: object) -> object:
+    """A comma-separated text as its parts: the form in which environment variables hold several values."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _clean_root(value: str) -> str:
+    stripped = value.strip("/")
+    return f"/{stripped}" if stripped else ""
+
+
+def _name(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+class Settings(BaseSettings):
+    """How the server behaves. Frozen; built from arguments first, then ``VAE_*`` variables, then these defaults.
+
+    Raises ``pydantic.ValidationError`` for values out of range and ``pydantic_settings.SettingsError`` for a
+    variable that looks like a misspelled setting.
+
+    >>> Settings(port=9000).port
+    9000
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    # Models
+    models: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Bundle folders to serve (comma-separated in the environment); none: the bundle that ships."
+    )
+    models_folder: Path | None = Field(None, description="A folder whose every subfolder is a bundle to serve.")
+    default_model: str | None = Field(None, description="Name of the model that answers without ?model= (the first).")
+    provider: Literal["auto", "cpu", "cuda"] = Field("cpu", description="Where models run; auto takes CUDA if present.")
+    require_provider: bool = Field(False, description="Refuse to start without the provider, instead of using cpu.")
+    threads: int = Field(0, ge=0, le=256, description="Threads one inference uses; 0 lets the runtime choose.")
+
+    # Work
+    max_batch: int = Field(32, ge=1, le=4096, description="Most images or latents in one run of a graph.")
+    codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
+    max_waiting: int = Field(128, ge=1, le=65536, description="Most requests admitted at a time; more get 503.")
+    queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest wait in a queue before 504, in seconds.")
+    body_seconds: float = Field(20.0, gt=0, le=3600, description="Longest wait for a body before 408, in seconds.")
+    drain_delay: float = Field(
+        1.0,
+        ge=0,
+        le=3600,
+        description="Seconds from turning not ready to refusing work, for load balancers.",
+    )
+    drain_seconds: float = Field(30.0, ge=0, le=3600, description="Longest wait for running requests at shutdown.")
+
+    # Limits of one request
+    max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body in bytes; larger gets 413.")
+    max_items: int = Field(256, ge=1, le=65536, description="Most images or latents in a request; more get 422.")
+    max_count: int = Field(256, ge=1, le=65536, description="Largest n, samples, and steps x segments; more get 422.")
+    max_pixels: int = Field(16_800_000, ge=1, description="Most pixels of one picture, by its header; more get 413.")
+    max_json_depth: int = Field(32, ge=3, le=512, description="Deepest nesting of a JSON body; deeper gets 400.")
+    max_json_numbers: int = Field(2**22, ge=1, description="Most numbers in a JSON answer; more get 422 (npy is free).")
+
+    # Network
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    root_path: Annotated[str, AfterValidator(_clean_root)] = Field(
+        "", description="Path prefix that a proxy in front strips, for example /vae."
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Keys that clients must give (comma-separated in the environment); none: open to all."
+    )
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe messages to log.")
+    access_log: bool = Field(False, description="Log a line for every request.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_not_empty(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(key.get_secret_value().strip() for key in keys):
+            raise ValueError("an API key must not be empty")
+        return keys
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, CheckedEnvironment(settings_cls)
+
+    def bundle_folders(self) -> tuple[Path, ...]:
+        """The bundle folders to open, in order, each once: ``models``, then ``models_folder``'s, else what ships."""
+        found = list(self.models)
+        if self.models_folder is not None and self.models_folder.is_dir():
+            found += sorted(path for path in self.models_folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        if self.models_folder is None and not found:
+            found = [PRETRAINED]
+        return tuple(dict.fromkeys(found))
+
+
+class CheckedEnvironment(EnvSettingsSource):
+    """The environment, refusing a ``VAE_*`` variable that is a setting's name misspelled."""
+
+    def __call__(self) -> dict[str, object]:
+        for name, nearest in unknown_variables({key.upper(): value or "" for key, value in self.env_vars.items()}):
+            if nearest is not None:
+                raise SettingsError(f"unknown environment variable {name}: did you mean {nearest}?")
+        return super().__call__()
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """``VAE_*`` variables that are no setting, each with the setting it nearly spells, or None if it resembles none.
+
+    Those that resemble none may belong to someone else (a container platform sets ``VAE_SERVICE_HOST`` for a
+    service named "vae"), so that they are worth a warning and no more.
+
+    >>> unknown_variables({"VAE_MAX_BACTH": "8", "VAE_SERVICE_HOST": "10.0.0.1", "VAE_PORT": "80"})
+    [('VAE_MAX_BACTH', 'VAE_MAX_BATCH'), ('VAE_SERVICE_HOST', None)]
+    """
+    known = [_name(field) for field in Settings.model_fields]
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    return [(name, next(iter(get_close_matches(name, known, n=1, cutoff=0.85)), None)) for name in unknown]
