@@ -22,6 +22,7 @@ from training.device import choose_device
 from training.estimators import ImageEstimates, estimate_images
 from training.feed import Feed
 from training.objective import binarize
+from training.observers import DataProgress
 from training.run import RunFolder, git_commit, library_versions
 
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
@@ -54,7 +55,8 @@ def evaluate_run(
     model = VAE(config.model, config.image.shape)
     load_average(run.best, model)
     model.to(device).eval().requires_grad_(False)
-    test = load_test(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    with DataProgress(console) as progress:
+        test = load_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
     if config.evaluation.images is not None:
         test = test.subset(np.arange(min(config.evaluation.images, len(test))))
     with Progress(

@@ -1,11 +1,19 @@
-"""Who watches a run: the metrics log, a progress bar with rate, -ELBO and ETA, and TensorBoard."""
+"""Who watches: the metrics log, progress bars with rate, -ELBO and ETA, and TensorBoard."""
 
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from training.errors import ConfigError
 from training.loop import Plan, Values
@@ -76,6 +84,29 @@ class ConsoleObserver:
 
     def _epoch(self, step: int) -> int:
         return step // self._plan.steps_per_epoch + 1
+
+
+class DataProgress:
+    """A bar for each slow thing that loading data does; called as ``progress(what, done, total)``."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Move the bar of ``what``; a total of 0 is not known yet."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what)
+        self._bar.update(self._tasks[what], completed=done, total=total or None)
 
 
 class TensorBoardObserver:

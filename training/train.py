@@ -14,7 +14,7 @@ from training.device import choose_device, choose_precision
 from training.feed import Feed
 from training.interruption import Interruption
 from training.loop import Loop, Observer, Plan, build_trainee
-from training.observers import ConsoleObserver, LogObserver, TensorBoardObserver
+from training.observers import ConsoleObserver, DataProgress, LogObserver, TensorBoardObserver
 from training.run import MetricsLog, RunFolder, provenance_of
 
 
@@ -31,7 +31,10 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
-    training, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    with DataProgress(console) as progress:
+        training, validation = load_training(
+            config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
+        )
     digests = {"name": training.name, "training": training.sha256, "validation": validation.sha256}
     provenance = provenance_of(config, device, precision, digests)
 
