@@ -59,7 +59,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(declared, help=text, show_default=False, metavar=metavar)
     if get_origin(kind) not in (Union, UnionType, list):
         kind |= None
-    without = [] if _several(field) else None
+    without: list[str] | None = [] if _several(field) else None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=without, annotation=Annotated[kind, option])
 
 

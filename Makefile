@@ -1,0 +1,65 @@
+# Two environments are made when they are needed: .venv serves and has no torch; .venv-dev trains and tests.
+# ARGS passes options on: make serve ARGS="--model bundles/mnist --port 9000"
+
+PYTHON ?= python3
+DATA_DIR ?= data
+RUN ?= runs/mnist
+ARGS ?=
+DEV := .venv-dev/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve train evaluate figures export test check format openapi lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+serve: .venv/.installed ## serve the bundle that ships on http://127.0.0.1:8000
+	.venv/bin/vae serve $(ARGS)
+
+train: .venv-dev/.installed ## train, measure and export bundles/mnist; after an interruption type it again
+	$(DEV)/vae train mnist --resume --publish bundles --data-dir $(DATA_DIR) $(ARGS)
+
+evaluate: .venv-dev/.installed ## measure RUN (runs/mnist) on its test images
+	$(DEV)/vae evaluate $(RUN) --data-dir $(DATA_DIR) $(ARGS)
+
+figures: .venv-dev/.installed ## draw samples, reconstructions and curves of RUN
+	$(DEV)/vae figures $(RUN) --data-dir $(DATA_DIR) $(ARGS)
+
+export: .venv-dev/.installed ## export RUN to bundles/
+	$(DEV)/vae export $(RUN) -o bundles/$(notdir $(RUN)) --replace --data-dir $(DATA_DIR) $(ARGS)
+
+test: .venv-dev/.installed ## run the tests
+	$(DEV)/pytest $(ARGS)
+
+check: .venv-dev/.installed ## lint, formatting, types and import arrows
+	$(DEV)/ruff check
+	$(DEV)/ruff format --check
+	$(DEV)/mypy
+	$(DEV)/lint-imports
+
+format: .venv-dev/.installed ## format and fix what can be fixed
+	$(DEV)/ruff check --fix
+	$(DEV)/ruff format
+
+openapi: .venv-dev/.installed ## regenerate openapi.json
+	$(DEV)/python -m app.documentation > openapi.json.new
+	mv openapi.json.new openapi.json
+
+lock: .venv-dev/.installed ## regenerate constraints.txt
+	$(DEV)/python .ci/lock > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+clean: ## delete both environments
+	rm -rf .venv .venv-dev
+
+# An environment is made anew when what it should hold has changed, and only then.
+.venv/.installed: extras =
+.venv-dev/.installed: extras = [training,tensorboard,dev]
+.venv/.installed .venv-dev/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(extras)'
+	@touch $@
