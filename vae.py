@@ -1,0 +1,322 @@
+"""The command line. It only parses: what a command does is in `app`, `training` or `model.bundle`.
+
+`training` is imported inside the commands that train, so that a server needs no torch.
+"""
+
+import inspect
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from app import options
+from app.settings import PRETRAINED
+from model.bundle import offline
+from model.bundle.errors import BundleError, ModelFault, OfflineError, PictureError
+from model.bundle.latents import MAX_SEED, interpolate, prior_latents
+from model.bundle.runtime import Bundle, RuntimeOptions
+from model.bundle.store import open_bundle
+
+TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "sklearn", "training"}
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+cli = typer.Typer(
+    help="Train a variational autoencoder on your own images, measure it, and serve it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bundles = typer.Typer(help="Look after bundles.", no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(bundles, name="bundle")
+
+Model = Annotated[Path, typer.Option(help="Bundle folder.", show_default="the bundle that ships")]
+Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of the data.", show_default="./data")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")]
+BundleVersion = Annotated[str, typer.Option(help="Version of the bundle.")]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the configuration's"),
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line on stderr and exit code 1 or 2, never in a traceback."""
+    try:
+        cli(prog_name="vae")
+    except (BundleError, PictureError, OfflineError, ModelFault) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    typer.echo(f"vae: {message}", err=True)
+    sys.exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentserve {metadata.version('latentserve')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _cli(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _serve(**given: Any) -> None:
+    """Serve bundles over HTTP. Every option is also an environment variable; an option that is given wins."""
+    try:
+        settings = options.build(given)
+    except ValueError as error:
+        _fail(str(error), WRONG_USAGE)
+    from app.main import serve
+
+    serve(settings)
+
+
+def _add_serve() -> None:
+    command: Any = _serve  # functions may have a __signature__, but their type does not say so
+    command.__signature__ = inspect.Signature(options.parameters())
+    cli.command("serve")(command)
+
+
+_add_serve()
+
+
+# --- training
+
+
+@contextmanager
+def _training() -> Iterator[Console]:
+    """Around what imports and calls `training`: its errors, and the lack of its packages, as one line."""
+    try:
+        from training.errors import ConfigError, TrainingError
+    except ModuleNotFoundError:
+        _fail("this installation only serves; training needs the whole of latentserve", WRONG_USAGE)
+    try:
+        yield Console()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
+            raise
+        _fail(f"training needs {error.name}: pip install 'latentserve[training]'", WRONG_USAGE)
+    except ConfigError as error:
+        _fail(str(error), WRONG_USAGE)
+    except TrainingError as error:
+        _fail(str(error))
+
+
+def _config_file(config: str) -> Path:
+    """A path as it is; a bare name is one of the ready-made configurations."""
+    path = Path(config)
+    if path.suffix or path.is_file() or len(path.parts) > 1:
+        return path
+    ready_made = Path(str(files("training"))) / "configs"
+    if not (ready_made / f"{config}.toml").is_file():
+        names = ", ".join(sorted(file.stem for file in ready_made.glob("*.toml")))
+        _fail(f"there is no configuration named {config}: give a TOML file, or one of {names}", WRONG_USAGE)
+    return ready_made / f"{config}.toml"
+
+
+@cli.command()
+def train(
+    config: Annotated[str, typer.Argument(help="TOML file, or name of a ready-made one: mnist.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
+    data_dir: DataDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
+    publish: Annotated[Path | None, typer.Option(help="Then evaluate, and export the bundle to PUBLISH/NAME.")] = None,
+    version: BundleVersion = "1",
+) -> None:
+    """Train a model. Ctrl-C stops after writing a checkpoint."""
+    with _training() as console:
+        from training.config import load
+        from training.train import train as train_run
+
+        resolved = load(_config_file(config), settings or [])
+        if dry_run:
+            typer.echo(resolved.model_dump_json(indent=2))
+            return
+        folder = run or Path("runs") / resolved.name
+        if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
+            raise typer.Exit(INTERRUPTED)
+        if publish is not None:
+            from training.evaluate import evaluate_run
+            from training.export import export as export_run
+            from training.run import RunFolder
+
+            finished = RunFolder(folder)
+            evaluate_run(finished, data_dir=data_dir, console=console)
+            destination = publish / resolved.name
+            export_run(finished, destination, version=version, replace=True, data_dir=data_dir, console=console)
+
+
+@cli.command()
+def evaluate(
+    run: Run,
+    data_dir: DataDir = None,
+    samples: Samples = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+) -> None:
+    """Measure a run on its test split. Prints a table and writes metrics.json."""
+    with _training() as console:
+        from training.evaluate import evaluate_run
+        from training.run import RunFolder
+
+        evaluate_run(RunFolder(run), data_dir=data_dir, importance_samples=samples, images=images, console=console)
+
+
+@cli.command()
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")],
+    version: BundleVersion = "1",
+    replace: Replace = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Export a run as a bundle. It is held against PyTorch before it is put in place."""
+    with _training() as console:
+        from training.export import export as export_run
+        from training.run import RunFolder
+
+        export_run(RunFolder(run), output, version=version, replace=replace, data_dir=data_dir, console=console)
+
+
+# --- a bundle and files, no server
+
+
+def _open(model: Path, provider: Literal["auto", "cpu", "cuda"] = "cpu") -> Bundle:
+    # What an installer put there may be a hard link into its cache.
+    return open_bundle(model, RuntimeOptions(provider=provider), allow_hard_links=model == PRETRAINED)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _decode(bundle: Bundle, latents: NDArray[np.float32], output: Path, **layout: int) -> None:
+    offline.check_output(output, len(latents))
+    with _progress("decoding", len(latents)) as progress:
+        offline.decode_to(bundle, latents, output, progress=progress, **layout)
+    typer.echo(f"{output}: {len(latents)} pictures by {bundle.name}/{bundle.version}")
+
+
+@cli.command()
+def encode(
+    sources: Annotated[list[Path], typer.Argument(exists=True, help="Folders, zips or files of pictures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file: mean, log_variance, names.")],
+    model: Model = PRETRAINED,
+    provider: Provider = "cpu",
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out unreadable pictures, and name them.")] = False,
+) -> None:
+    """Encode pictures into latents."""
+    if output.suffix != ".npz":
+        raise typer.BadParameter("must end in .npz", param_hint="--output")
+    if not output.parent.is_dir():
+        raise OfflineError(f"{output.parent}: there is no such folder")
+    bundle, total = _open(model, provider), offline.count_pictures(sources)
+    tell = (lambda error: typer.echo(f"vae: skipped {error}", err=True)) if skip else None
+    with _progress("encoding", total) as progress:
+        encoding = offline.encode_pictures(bundle, offline.read_sources(sources), progress=progress, skip=tell)
+    if not encoding.names:
+        raise OfflineError("there are no pictures to encode")
+    offline.save_encoding(output, encoding)
+    typer.echo(f"{output}: {len(encoding.names)} of {total} pictures by {bundle.name}/{bundle.version}")
+
+
+@cli.command()
+def decode(
+    latents: Annotated[Path, typer.Argument(exists=True, help="An .npz file of `vae encode`, or .npy [N, D].")],
+    output: Output,
+    model: Model = PRETRAINED,
+    provider: Provider = "cpu",
+) -> None:
+    """Decode latents into pictures."""
+    bundle = _open(model, provider)
+    _decode(bundle, offline.load_latents(latents, bundle.manifest.latent.dim), output)
+
+
+@cli.command()
+def sample(
+    output: Output,
+    n: Annotated[int, typer.Option("-n", min=1, max=100_000, help="Pictures to draw.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same pictures.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="Factor on the prior's standard deviation.")] = 1.0,
+    model: Model = PRETRAINED,
+    provider: Provider = "cpu",
+) -> None:
+    """Draw pictures from the prior."""
+    bundle = _open(model, provider)
+    seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
+    latents = prior_latents(n, bundle.manifest.latent.dim, seed=seed, temperature=temperature)
+    _decode(bundle, latents, output)
+    typer.echo(f"seed {seed}")
+
+
+@cli.command("interpolate")
+def interpolate_pictures(
+    points: Annotated[list[Path], typer.Argument(exists=True, help="Two or more pictures.")],
+    output: Output,
+    steps: Annotated[int, typer.Option(min=2, max=1000, help="Frames from each to the next, ends included.")] = 8,
+    path: Annotated[Literal["slerp", "linear"], typer.Option(help="Along the sphere, or straight.")] = "slerp",
+    model: Model = PRETRAINED,
+    provider: Provider = "cpu",
+    milliseconds: Annotated[int, typer.Option(min=10, help="Time of a frame in an animation.")] = 100,
+) -> None:
+    """Walk from picture to picture in latent space. A .png is one strip."""
+    if len(points) < 2:
+        raise typer.BadParameter("give two pictures or more", param_hint="POINTS")
+    bundle = _open(model, provider)
+    ends = offline.encode_pictures(bundle, ((str(point), point.read_bytes()) for point in points))
+    frames = interpolate(ends.mean, steps, path)
+    _decode(bundle, frames, output, columns=len(frames), milliseconds=milliseconds)
+
+
+@bundles.callback()
+def _bundles() -> None:
+    pass
+
+
+@bundles.command()
+def verify(path: Annotated[Path, typer.Argument(help="Bundle folder.")] = PRETRAINED) -> None:
+    """Check a bundle as a server does. Hashes, graphs, golden sample."""
+    bundle = _open(path)
+    image = bundle.manifest.image
+    typer.echo(
+        f"{path}: {bundle.name}/{bundle.version} is sound: {image.height} x {image.width} x {image.channels} pixels, "
+        f"{bundle.manifest.latent.dim} latents, {bundle.manifest.likelihood.family} likelihood"
+    )
+
+
+if __name__ == "__main__":
+    main()
