@@ -8,7 +8,7 @@ ARGS ?=
 DEV := .venv-dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train evaluate figures export test check format openapi lock clean
+.PHONY: help serve train evaluate figures export dev test check format openapi docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,6 +28,8 @@ figures: .venv-dev/.installed ## draw samples, reconstructions and curves of RUN
 export: .venv-dev/.installed ## export RUN to bundles/
 	$(DEV)/vae export $(RUN) -o bundles/$(notdir $(RUN)) --replace --data-dir $(DATA_DIR) $(ARGS)
 
+dev: .venv-dev/.installed ## make .venv-dev, which trains and tests
+
 test: .venv-dev/.installed ## run the tests
 	$(DEV)/pytest $(ARGS)
 
@@ -44,6 +46,9 @@ format: .venv-dev/.installed ## format and fix what can be fixed
 openapi: .venv-dev/.installed ## regenerate openapi.json
 	$(DEV)/python -m app.documentation > openapi.json.new
 	mv openapi.json.new openapi.json
+
+docs: .venv-dev/.installed ## regenerate the tables of README.md
+	$(DEV)/python -m tests.support.tables
 
 lock: .venv-dev/.installed ## regenerate constraints.txt
 	$(DEV)/python .ci/lock > constraints.txt.new
