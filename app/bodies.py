@@ -62,7 +62,7 @@ def is_light(kind: str, size: int, *, pictures: bool) -> bool:
 # A text in quotes; a text that never ends matches as well, so that every quote is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_OPENING = re.compile(rb"[\[{]")
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 
 
 def read_json(body: bytes, shape: type[Document], *, max_depth: int) -> Document:
@@ -84,11 +84,11 @@ def read_json(body: bytes, shape: type[Document], *, max_depth: int) -> Document
 def _check_depth(body: bytes, most: int) -> None:
     if body.count(b"[") + body.count(b"{") <= most:
         return
-    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(most):  # each round peels the innermost level
         if not brackets:
             return
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     if brackets:
         raise MalformedJSON(f"The JSON is nested deeper than {most} levels, or its brackets do not match.")
 

@@ -45,7 +45,6 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
         title=TITLE,
         docs_url=None,
         redoc_url=None,
-        root_path=settings.root_path,
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -106,6 +105,7 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     for name, _ in unknown_variables(os.environ):
         logger.warning("the environment variable %s is no setting and is ignored", name)
     app = create_app(settings)

@@ -37,6 +37,7 @@ class Gate:
         self._app = app
         self._metrics = engine.metrics
         self._keys = [_digest(key.get_secret_value().encode()) for key in engine.settings.api_keys]
+        self._root_path = engine.settings.root_path
         self._access_log = engine.settings.access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,6 +50,8 @@ class Gate:
         method = scope["method"]
         # HEAD is GET without the body, on every route.
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
+        if self._root_path:
+            scope["root_path"] = self._root_path
         status = 0
 
         async def tell(message: Message) -> None:

@@ -1,0 +1,365 @@
+"""What is refused, with which status, and always in the one shape: the tables of the interface, line by line."""
+
+import asyncio
+import base64
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.engine import Engine
+from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running
+
+Run = Callable[[Coroutine[object, object, None]], None]
+JSON = {"content-type": "application/json"}
+PNG = {"content-type": "image/png"}
+
+
+def hold(engine: Engine, graph: str) -> tuple[threading.Semaphore, threading.Event, list[int]]:
+    """Hold a graph in the middle of its runs: a semaphore for each that began, the gate, and the rows of each."""
+    batcher = engine.models["tiny"].batchers[graph]
+    run, entered, gate, sizes = batcher._run, threading.Semaphore(0), threading.Event(), []
+
+    def held(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        sizes.append(len(rows))
+        entered.release()
+        assert gate.wait(30)
+        return run(rows)
+
+    batcher._run = held
+    return entered, gate, sizes
+
+
+async def wait(entered: threading.Semaphore) -> None:
+    assert await asyncio.to_thread(entered.acquire, timeout=30)
+
+
+CASES: list[tuple[str, str, dict[str, Any], int, str, str | None]] = [
+    # 400
+    ("POST", "/encode", {"content": b"{", "headers": JSON}, 400, "malformed-json", None),
+    ("POST", "/encode", {"content": b'{"images": ["\xff"]}', "headers": JSON}, 400, "malformed-json", None),
+    ("POST", "/decode", {"content": b"[" * 99, "headers": JSON}, 400, "malformed-json", None),
+    (
+        "POST", "/encode", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}},
+        400, "malformed-multipart", None,
+    ),
+    # 404, 405
+    ("GET", "/nowhere", {}, 404, "not-found", None),
+    ("GET", "/docs/assets/../../etc/passwd", {}, 404, "not-found", None),
+    ("GET", "/models/other", {}, 404, "unknown-model", None),
+    ("GET", "/models/other/card", {}, 404, "unknown-model", None),
+    ("GET", "/sample?model=other", {}, 404, "unknown-model", None),
+    ("GET", "/encode", {}, 405, "method-not-allowed", None),
+    ("POST", "/sample", {}, 405, "method-not-allowed", None),
+    ("DELETE", "/models", {}, 405, "method-not-allowed", None),
+    # 406
+    ("GET", "/sample", {"headers": {"accept": "text/html"}}, 406, "not-acceptable", None),
+    ("GET", "/sample?format=gif", {}, 406, "not-acceptable", None),
+    ("GET", "/models", {"headers": {"accept": "image/png"}}, 406, "not-acceptable", None),
+    ("POST", "/encode", {"json": {"images": []}, "headers": {"accept": "image/png"}}, 406, "not-acceptable", None),
+    # 415
+    ("POST", "/encode", {"content": b"x"}, 415, "unsupported-media-type", None),
+    ("POST", "/decode", {"content": b"x", "headers": PNG}, 415, "unsupported-media-type", None),
+    ("POST", "/interpolate", {"content": b"x", "headers": PNG}, 415, "unsupported-media-type", None),
+    ("POST", "/traverse", {"content": b"x", "headers": NPY}, 415, "unsupported-media-type", None),
+    (
+        "POST", "/decode", {"json": {"latents": [[0, 0]]}, "headers": {"content-encoding": "gzip"}},
+        415, "unsupported-media-type", None,
+    ),
+    # 422: queries
+    ("GET", "/sample?n=257", {}, 422, "invalid", "?n"),
+    ("GET", "/sample?n=0", {}, 422, "invalid", "?n"),
+    ("GET", "/sample?n=x", {}, 422, "invalid", "?n"),
+    ("GET", "/sample?seed=2147483648", {}, 422, "invalid", "?seed"),
+    ("GET", "/sample?seed=-1", {}, 422, "invalid", "?seed"),
+    ("GET", "/sample?temperature=nan", {}, 422, "invalid", "?temperature"),
+    ("GET", "/sample?temperature=-1", {}, 422, "invalid", "?temperature"),
+    ("GET", "/sample?unknown=1", {}, 422, "invalid", "?unknown"),
+    ("GET", "/sample?n=1&n=2", {}, 422, "invalid", None),
+    ("GET", "/sample?n=%ff", {}, 422, "invalid", None),
+    ("GET", "/sample?dtype=float32", {}, 422, "invalid", "?dtype"),
+    ("GET", "/models?x=1", {}, 422, "invalid", None),
+    ("POST", "/encode?samples=257", {"json": {"images": [[[0]]]}}, 422, "invalid", "?samples"),
+    ("POST", "/encode?output=mean", {"json": {"images": [[[0]]]}}, 422, "invalid", "?output"),
+    ("POST", "/encode?output=samples", {"content": npy(grey(1)), "headers": NPY}, 422, "invalid", "?output"),
+    # 422: images
+    ("POST", "/encode", {"json": []}, 422, "invalid", ""),
+    ("POST", "/encode", {"json": {}}, 422, "invalid", "/images"),
+    ("POST", "/encode", {"json": {"images": []}}, 422, "invalid", "/images"),
+    ("POST", "/encode", {"json": {"images": [[[0]]], "more": 1}}, 422, "invalid", "/more"),
+    ("POST", "/encode", {"json": {"images": [[[0]]] * 257}}, 422, "invalid", "/images"),
+    ("POST", "/encode", {"json": {"images": ["not base64!"]}}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"json": {"images": [[[0]], "aGVsbG8="]}}, 422, "invalid", "/images/1"),
+    ("POST", "/encode", {"json": {"images": [[0, 1]]}}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"json": {"images": [[[0], [0, 1]]]}}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"json": {"images": [[[2.0]]]}}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"json": {"images": [[[True]]]}}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"content": b"not a picture", "headers": PNG}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": picture(grey(1)[0])[:-50], "headers": PNG}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": b"", "headers": PNG}, 422, "invalid", ""),
+    ("POST", "/encode?fit=error", {"content": picture(grey(1, 9)[0]), "headers": PNG}, 422, "invalid", ""),
+    ("POST", "/encode", {"files": [("images", ("a", b"x"))]}, 422, "invalid", "/images/0"),
+    ("POST", "/encode", {"files": [("other", ("a", b"x"))]}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.full((1, 8, 8), np.nan)), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.full((1, 8, 8), 1.5)), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.zeros((1, 8, 8), np.int64)), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.zeros((8, 8))), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.zeros((0, 8, 8))), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/encode", {"content": npy(np.zeros((257, 1, 1))), "headers": NPY}, 422, "invalid", ""),
+    # 422: latents
+    ("POST", "/decode", {"json": {"latents": [[0, 0, 0]]}}, 422, "invalid", "/latents"),
+    ("POST", "/decode", {"json": {"latents": [[0, None]]}}, 422, "invalid", "/latents"),
+    ("POST", "/decode", {"json": {"latents": [[0, 1e300]]}}, 422, "invalid", "/latents"),
+    ("POST", "/decode", {"json": {"latents": [[0, 0]] * 257}}, 422, "invalid", "/latents"),
+    ("POST", "/decode", {"content": npy(np.full((1, 2), np.inf)), "headers": NPY}, 422, "invalid", ""),
+    ("POST", "/decode", {"content": npy(np.zeros(2)), "headers": NPY}, 422, "invalid", ""),
+    # 422: walks
+    ("POST", "/interpolate", {"json": {"points": [{"latent": [0, 0]}]}}, 422, "invalid", "/points"),
+    ("POST", "/interpolate", {"json": {"points": [{"latent": [0, 0]}, {}]}}, 422, "invalid", "/points/1"),
+    (
+        "POST", "/interpolate", {"json": {"points": [{"latent": [0, 0]}, {"latent": [0]}]}},
+        422, "invalid", "/points/1/latent",
+    ),
+    (
+        "POST", "/interpolate", {"json": {"points": [{"latent": [0, 0]}] * 3, "steps": 129}},
+        422, "invalid", "/steps",
+    ),
+    ("POST", "/interpolate?steps=3", {"json": {"points": [{"latent": [0, 0]}] * 3}}, 422, "invalid", "?steps"),
+    ("POST", "/interpolate?steps=257", {"content": npy(grey(2)), "headers": NPY}, 422, "invalid", "?steps"),
+    ("POST", "/interpolate", {"content": npy(grey(1)), "headers": NPY}, 422, "invalid", None),
+    ("POST", "/traverse", {"json": {"dimension": 2}}, 422, "invalid", "/dimension"),
+    ("POST", "/traverse", {"json": {"dimension": -1}}, 422, "invalid", "/dimension"),
+    ("POST", "/traverse", {"json": {"dimension": 0, "steps": 257}}, 422, "invalid", "/steps"),
+    ("POST", "/traverse", {"json": {"dimension": 0, "latent": [1]}}, 422, "invalid", "/latent"),
+    ("POST", "/traverse", {"json": {"dimension": True}}, 422, "invalid", "/dimension"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_refusals(run: Run, tiny: Path, shortcut: bool) -> None:
+    async def scenario() -> None:
+        async with running(tiny, shortcut=shortcut) as client:
+            for method, url, sent, status, slug, pointer in CASES:
+                response = await client.request(method, url, **sent)
+                assert_problem(response, status, slug, pointer=pointer)
+                if status == 405:
+                    assert response.headers["allow"]
+            assert (await client.get("/sample?n=1")).status_code == 200
+
+    run(scenario())
+
+
+def test_sizes(run: Run, tiny: Path) -> None:
+    async def chunks(count: int) -> Any:
+        for _ in range(count):
+            yield b"x" * 1000
+
+    async def scenario() -> None:
+        async with running(tiny, max_body_bytes=4000, max_pixels=100) as client:
+            assert_problem(await client.post("/encode", content=b"x" * 4001, headers=PNG), 413, "too-large")
+            assert_problem(await client.post("/encode", content=chunks(5), headers=PNG), 413, "too-large")
+            assert_problem(await client.post("/encode", content=b"x" * 4000, headers=PNG), 422, "invalid")
+            large = picture(grey(1, 11)[0])
+            assert_problem(await client.post("/encode", content=large, headers=PNG), 413, "too-large")
+            text = base64.b64encode(large).decode()
+            response = await client.post("/encode", json={"images": [text]})
+            assert_problem(response, 413, "too-large", pointer="/images/0")
+
+    run(scenario())
+
+
+def test_json_answers_are_bounded(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny, max_json_numbers=100) as client:
+            assert_problem(await client.get("/sample?n=2&format=json&dtype=float32"), 422, "invalid")
+            assert (await client.get("/sample?n=2&format=npy&dtype=float32")).status_code == 200
+
+    run(scenario())
+
+
+def test_api_keys(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny, api_keys=("one-key", "two-key")) as client:
+            for path in ("/livez", "/readyz", "/health", "/docs", "/openapi.json"):
+                assert (await client.get(path)).status_code == 200
+            for path in ("/sample", "/models", "/metrics", "/nowhere"):
+                response = await client.get(path)
+                assert_problem(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"] == "Bearer"
+            for headers in ({"authorization": "Bearer two-key"}, {"x-api-key": "one-key"}):
+                assert (await client.get("/sample?n=1", headers=headers)).status_code == 200
+            for headers in (
+                {"authorization": "Bearer wrong"},
+                {"authorization": "Basic one-key"},
+                {"x-api-key": ""},
+                {"x-api-key": "one-ke"},
+            ):
+                assert_problem(await client.get("/sample", headers=headers), 401, "unauthorized")
+
+    run(scenario())
+
+
+def test_non_finite_results_fail_alone(run: Run, overflowing: Path) -> None:
+    async def scenario() -> None:
+        async with running(overflowing) as client:
+            bad = client.post("/decode", json={"latents": [[1000.0, 1000.0]]})
+            good = [client.post("/decode", json={"latents": [[0.5, 0.5]]}) for _ in range(4)]
+            failed, *rest = await asyncio.gather(bad, *good)
+            assert_problem(failed, 500, "model-failure")
+            assert failed.headers["x-model"] == "tiny/1"
+            assert all(response.status_code == 200 for response in rest)
+
+    run(scenario())
+
+
+def test_unexpected_faults_reveal_nothing(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("/secret/path")
+
+    monkeypatch.setattr("app.operations.prior_latents", broken)
+
+    async def scenario() -> None:
+        for shortcut in (True, False):
+            async with running(tiny, shortcut=shortcut) as client:
+                response = await client.get("/sample")
+                assert_problem(response, 500, "internal-error")
+                assert "secret" not in response.text
+
+    run(scenario())
+
+
+def test_overload_is_said_at_once_and_before_reading(run: Run, tiny: Path) -> None:
+    async def never_read() -> Any:
+        raise AssertionError("the body was read")
+        yield b""
+
+    async def scenario() -> None:
+        async with running(tiny, max_waiting=2) as client:
+            entered, gate, _ = hold(engine_of(client), "decoder")
+            admitted = [asyncio.create_task(client.get("/sample?n=1")) for _ in range(2)]
+            await wait(entered)
+            headers = {"content-type": "application/x-npy"}
+            response = await client.post("/encode", content=never_read(), headers=headers)
+            assert_problem(response, 503, "overloaded")
+            assert response.headers["retry-after"] == "1"
+            assert (await client.get("/readyz")).status_code == 200
+            gate.set()
+            assert [task.status_code for task in await asyncio.gather(*admitted)] == [200, 200]
+            assert (await client.get("/sample?n=1")).status_code == 200
+            assert 'vae_rejections_total{reason="overloaded"} 1.0' in (await client.get("/metrics")).text
+
+    run(scenario())
+
+
+def test_deadline_in_the_queue(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny, queue_seconds=0.05) as client:
+            entered, gate, sizes = hold(engine_of(client), "decoder")
+            first = asyncio.create_task(client.get("/sample?n=1"))
+            await wait(entered)
+            assert_problem(await client.get("/sample?n=2"), 504, "queue-timeout")
+            gate.set()
+            assert (await first).status_code == 200
+            assert sizes == [1]
+
+    run(scenario())
+
+
+def test_a_client_that_goes_away_is_not_computed(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            entered, gate, sizes = hold(engine_of(client), "decoder")
+            first = asyncio.create_task(client.get("/sample?n=1"))
+            await wait(entered)
+            app = client._transport.app  # type: ignore[attr-defined]
+            gone, started = asyncio.Event(), asyncio.Event()
+            messages = [{"type": "http.request", "body": b"", "more_body": False}]
+            sent: list[object] = []
+
+            async def receive() -> dict[str, object]:
+                if messages:
+                    return messages.pop()
+                started.set()
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: object) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http", "method": "GET", "path": "/sample", "query_string": b"n=2", "headers": [],
+                "root_path": "", "scheme": "http", "http_version": "1.1",
+            }  # fmt: skip
+            leaving = asyncio.create_task(app(scope, receive, send))
+            await started.wait()
+            gone.set()
+            await leaving
+            gate.set()
+            assert (await first).status_code == 200
+            assert (sent, sizes) == ([], [1])
+            text = (await client.get("/metrics")).text
+            assert 'vae_requests_total{method="GET",route="/sample",status="499"} 1.0' in text
+            assert "vae_requests_in_progress 0.0" in text
+
+    run(scenario())
+
+
+def test_a_body_that_never_comes(run: Run, tiny: Path) -> None:
+    async def slow() -> Any:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with running(tiny, body_seconds=0.05) as client:
+            assert_problem(await client.post("/encode", content=slow(), headers=PNG), 408, "body-timeout")
+
+    run(scenario())
+
+
+def test_not_ready_before_the_warm_up_and_while_draining(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            engine = engine_of(client)
+            engine._warm = False
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()["status"]) == (503, "starting")
+            assert_problem(await client.get("/sample"), 503, "not-ready")
+            assert (await client.get("/livez")).status_code == 200
+            engine._warm = True
+            entered, gate, _ = hold(engine, "decoder")
+            first = asyncio.create_task(client.get("/sample?n=1"))
+            await wait(entered)
+            engine.leave()
+            assert (await client.get("/readyz")).json()["status"] == "draining"
+            second = asyncio.create_task(client.get("/sample?n=1"))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(second), 0.01)
+            engine.refuse()
+            response = await client.get("/sample?n=1")
+            assert_problem(response, 503, "not-ready")
+            assert response.headers["retry-after"] == "1"
+            gate.set()
+            assert [(await task).status_code for task in (first, second)] == [200, 200]
+
+    run(scenario())
+
+
+def test_a_failed_warm_up_is_never_ready(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("model.bundle.runtime.Bundle.warm_up", broken)
+
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            response: httpx.Response = await client.get("/health")
+            assert (response.status_code, response.json()["status"]) == (503, "failed")
+            assert "secret" not in response.text
+
+    run(scenario())
