@@ -1,0 +1,194 @@
+"""The card says what was measured and how, and says so where nothing was."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from model.bundle.manifest import (
+    EffectiveSampleSize,
+    Estimate,
+    LatentSpec,
+    LikelihoodSpec,
+    Manifest,
+    Metrics,
+    Protocol,
+    graph_signatures,
+)
+from training.card import Facts, model_card
+from training.config import check
+from training.run import Provenance
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _facts(
+    *,
+    likelihood: dict[str, Any],
+    binarization: str = "none",
+    metrics: Metrics | None = None,
+    network: dict[str, Any] | None = None,
+    channels: int = 1,
+) -> Facts:
+    config = check(
+        {
+            "name": "waves",
+            "seed": 7,
+            "image": {"height": 28, "width": 20, "channels": channels},
+            "model": {
+                "latent_dim": 2,
+                "network": network or {"kind": "mlp", "hidden": [30, 40]},
+                "likelihood": likelihood,
+            },
+            "data": {"source": "arrays", "path": "/home/someone/secret/waves.npz", "binarization": binarization},
+            "optimization": {"epochs": 12, "batch_size": 16, "early_stopping": 5},
+        },
+        "test",
+    )
+    latent = LatentSpec(dim=2)
+    scale = likelihood.get("scale", 0.25) if likelihood["family"] == "gaussian" else None
+    manifest = Manifest(
+        name="waves",
+        version="3",
+        created=datetime(2030, 1, 2, tzinfo=UTC),
+        git_commit=COMMIT,
+        image=config.image,
+        latent=latent,
+        likelihood=LikelihoodSpec.model_validate(
+            {"family": likelihood["family"], "scale": scale, "binarization": binarization}
+        ),
+        graphs=graph_signatures(config.image, latent),
+        metrics=metrics,
+    )
+    provenance = Provenance(
+        started="2030-01-01T00:00:00+00:00",
+        git_commit=COMMIT,
+        python="3.13.1",
+        platform="Someone's-laptop",
+        libraries={"torch": "2.13.0", "numpy": "2.4.6"},
+        device="cpu",
+        threads=2,
+        precision="float32",
+        seed=7,
+        data={"name": "waves", "training": "a" * 64, "validation": "b" * 64},
+    )
+    return Facts(config, manifest, provenance, 1234, 56, {"encoder": 98765, "decoder": 4321}, 777, COMMIT)
+
+
+def _metrics(binarization: Any, *, likelihood: bool, discrete: bool) -> Metrics:
+    def about(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.5, high=value + 0.5)
+
+    return Metrics(
+        rate=about(20.0),
+        distortion=about(61.0),
+        negative_elbo=about(81.0),
+        negative_log_likelihood=about(79.0) if likelihood else None,
+        effective_sample_size=EffectiveSampleSize(mean=45.6, minimum=1.2) if likelihood else None,
+        active_units=1,
+        kl_per_dimension=(19.5, 0.5),
+        reconstruction_error=Estimate(value=0.0123, low=0.0121, high=0.0125),
+        bits_per_dim=Estimate(value=0.2035, low=0.2, high=0.21) if discrete else None,
+        protocol=Protocol(
+            dataset="waves",
+            split="test",
+            images=10000,
+            binarization=binarization,
+            importance_samples=5000,
+            seed=7,
+            git_commit="f" * 40,
+        ),
+    )
+
+
+def test_every_measured_number_stands_beside_its_protocol() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    card = model_card(_facts(likelihood={"family": "bernoulli"}, binarization="dynamic", metrics=metrics))
+    assert "On 10,000 images of the test split of waves, dynamic binarization, 5,000 importance samples" in card
+    assert "95% confidence interval" in card
+    assert "| -ELBO = rate + distortion | 81.00 | 80.50 to 81.50 | nats per image |" in card
+    assert "| -L_5000, upper bound of -log p(x) | 79.00 | 78.50 to 79.50 | nats per image |" in card
+    assert "| -L_5000 in bits | 0.2035 | 0.2000 to 0.2100 | bits per dimension |" in card
+    assert "| effective sample size, mean | 45.6 | smallest 1.2 | of 5000 samples |" in card
+    assert "| 1 | | of 2 dimensions |" in card
+    assert f"| measured from commit | {'f' * 40} |" in card
+
+
+def test_without_metrics_it_says_that_nothing_was_measured() -> None:
+    card = model_card(_facts(likelihood={"family": "bernoulli"}, binarization="static"))
+    assert "Nothing was measured" in card
+    assert "nats per image |" not in card
+    assert "measured from commit" not in card
+
+
+def test_densities_are_not_passed_off_as_probabilities() -> None:
+    metrics = _metrics("none", likelihood=True, discrete=False)
+    card = model_card(_facts(likelihood={"family": "gaussian"}, metrics=metrics))
+    assert "do not compare with discrete likelihoods" in card
+    assert "in bits" not in card
+    assert "one scale of 0.25 (learned)" in card
+
+
+def test_a_fixed_scale_is_called_fixed() -> None:
+    assert "one scale of 0.1 (fixed)" in model_card(_facts(likelihood={"family": "gaussian", "scale": 0.1}))
+
+
+def test_grey_pixels_under_a_bernoulli_are_no_likelihood() -> None:
+    metrics = _metrics("none", likelihood=False, discrete=False)
+    card = model_card(_facts(likelihood={"family": "bernoulli"}, metrics=metrics))
+    assert "nothing in this table is, or bounds, a likelihood" in card
+    assert "-L_" not in card
+    assert "in bits" not in card
+    assert "effective sample size" not in card
+
+
+def test_it_says_what_the_model_is_and_where_it_comes_from() -> None:
+    card = model_card(_facts(likelihood={"family": "bernoulli"}, binarization="dynamic"))
+    for fact in (
+        "# waves 3\n",
+        "28x20 grey images",
+        "1,234 images to train on and 56 validation images",
+        "fully connected, 30 and 40 hidden units, tanh | 98,765 |",
+        "4,321",
+        "12 epochs at most, batches of 16",
+        "ending after 5 validations without improvement",
+        "of step 777",
+        "vae serve --model BUNDLE",
+        "curl",
+        COMMIT,
+        "torch 2.13.0, numpy 2.4.6",
+        "| seed | 7 |",
+        "cpu, 2 threads, networks in float32",
+        "a" * 64,
+    ):
+        assert fact in card, fact
+
+
+def test_it_names_no_folder_and_no_machine() -> None:
+    card = model_card(_facts(likelihood={"family": "bernoulli"}))
+    assert "secret" not in card
+    assert "laptop" not in card
+
+
+def test_convolutional_networks_in_color() -> None:
+    conv = {"kind": "conv", "channels": 16, "max_channels": 32, "blocks": 2, "hidden": 99}
+    card = model_card(_facts(likelihood={"family": "gaussian"}, network=conv, channels=3))
+    assert "28x20 color images" in card
+    assert "28x20, 14x10, 7x5, 4x3 pixels, 16 to at most 32 channels, residual blocks at each size: 2" in card
+    assert "[N, 3, 28, 20]" in card
+
+
+@pytest.mark.parametrize("commit", [None, "abc"])
+def test_the_same_facts_give_the_same_text(commit: str | None) -> None:
+    facts = replace(_facts(likelihood={"family": "bernoulli"}), exported_from=commit)
+    assert model_card(facts) == model_card(facts)
+    assert f"| exported from commit | {commit or 'not known'} |" in model_card(facts)
+
+
+def test_tables_have_as_many_cells_in_every_row() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    card = model_card(_facts(likelihood={"family": "bernoulli"}, binarization="dynamic", metrics=metrics))
+    for block in card.split("\n\n"):
+        rows = [row.replace("\\|", "/") for row in block.splitlines() if row.startswith("|")]
+        assert len({row.count("|") for row in rows}) <= 1, block

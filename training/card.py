@@ -1,0 +1,249 @@
+"""MODEL_CARD.md: what a bundle is, where it comes from, how good it was measured to be, and what it is not for.
+
+After Mitchell et al. (2019), "Model Cards for Model Reporting". Every number in it comes from the run; it names no
+folder.
+"""
+
+from dataclasses import dataclass
+
+from model.bundle.manifest import Estimate, Manifest, Metrics
+from model.networks.conv import ConvSettings, sizes
+from model.networks.mlp import MLPSettings
+from model.posteriors import LOG_VARIANCE_LIMIT
+from training.config import RunConfig
+from training.run import Provenance
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card says.
+
+    Attributes:
+        parameters: how many numbers the encoder and the decoder have learned.
+        step: the update after which the weights were kept.
+        exported_from: the commit that exported, which need not be the one that trained.
+    """
+
+    config: RunConfig
+    manifest: Manifest
+    provenance: Provenance
+    training_images: int
+    validation_images: int
+    parameters: dict[str, int]
+    step: int
+    exported_from: str | None
+
+
+def model_card(facts: Facts) -> str:
+    """The card, Markdown. The same facts give the same text."""
+    sections = (_title, _data, _architecture, _training, _measured, _use_and_limits, _how_to, _provenance)
+    return "\n\n".join(section(facts) for section in sections) + "\n"
+
+
+def _title(facts: Facts) -> str:
+    manifest, image = facts.manifest, facts.manifest.image
+    return (
+        f"# {manifest.name} {manifest.version}\n\n"
+        f"A variational autoencoder (Kingma and Welling, 2014) of {image.height}x{image.width} {_tone(facts)} images. "
+        f"Its encoder turns an image into a Gaussian over {manifest.latent.dim} latent dimensions, its decoder turns a "
+        "latent into an image."
+    )
+
+
+def _data(facts: Facts) -> str:
+    config, image, name = facts.config, facts.manifest.image, facts.provenance.data["name"]
+    binarization = {
+        "dynamic": "Training draws every pixel anew from Bernoulli(grey value) at each use (dynamic binarization).",
+        "static": "The pixels are binary already (static binarization).",
+        "none": "Pixels are used as they are, scaled to [0, 1].",
+    }[config.data.binarization]
+    return (
+        "## Data\n\n"
+        f"{name}: {facts.training_images:,} images to train on and {facts.validation_images:,} validation images, "
+        "which chose the weights that were kept and gave the golden sample in this bundle. Test images are apart from "
+        "both: nothing was trained on them and nothing chosen by them. What the source does not divide itself was "
+        f"divided by seed {config.seed}.\n\n"
+        f"Pictures of another size are fitted by the rule `{image.fit}` with {image.resample} resampling, here as in "
+        f"the server. {binarization}"
+    )
+
+
+def _architecture(facts: Facts) -> str:
+    encoder, decoder = facts.parameters["encoder"], facts.parameters["decoder"]
+    return "\n".join(
+        [
+            "## Architecture",
+            "",
+            "| part | what it is | parameters |",
+            "|---|---|---:|",
+            f"| encoder | {_network(facts)} | {encoder:,} |",
+            f"| posterior q(z\\|x) | diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g} | |",
+            f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
+            f"| decoder | the encoder's layers in reverse | {decoder:,} |",
+            f"| likelihood p(x\\|z) | {_likelihood(facts)} | |",
+        ]
+    )
+
+
+def _training(facts: Facts) -> str:
+    o = facts.config.optimization
+    extras = [f"warm-up over {o.warmup_steps:,} steps"] if o.warmup_steps else []
+    extras += [f"weight decay {o.weight_decay:g}"] if o.weight_decay else []
+    extras += [f"gradients clipped at norm {o.gradient_clip:g}"] if o.gradient_clip else []
+    extras += [f"ending after {o.early_stopping} validations without improvement"] if o.early_stopping else []
+    average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
+    return (
+        "## Training\n\n"
+        "Minimizes -ELBO = distortion + rate, with one latent an image: distortion is -log p(x|z) summed over pixels "
+        "and channels, rate is KL(q(z|x) || p(z)) in closed form summed over latent dimensions, both in nats and "
+        "averaged over images only; neither is weighted.\n\n"
+        f"AdamW, {o.epochs:,} epochs at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} falling "
+        f"on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
+        f"{average} with the lowest validation -ELBO, of step {facts.step:,}, is what this bundle holds."
+    )
+
+
+def _measured(facts: Facts) -> str:
+    metrics = facts.manifest.metrics
+    if metrics is None:
+        return (
+            "## Measured\n\nNothing was measured: how good this model is on test images is not known. "
+            "`vae evaluate` on its run measures it, and another export puts the numbers here."
+        )
+    return "\n\n".join(["## Measured", _protocol(metrics), _table(metrics), *_remarks(facts, metrics)])
+
+
+def _protocol(metrics: Metrics) -> str:
+    protocol = metrics.protocol
+    binarization = "not binarized" if protocol.binarization == "none" else f"{protocol.binarization} binarization"
+    samples = f", {protocol.importance_samples:,} importance samples an image" if protocol.importance_samples else ""
+    return (
+        f"On {protocol.images:,} images of the {protocol.split} split of {protocol.dataset}, {binarization}{samples}, "
+        f"seed {protocol.seed}. Intervals are 95% confidence intervals of the mean over images: they cover the choice "
+        "of test images, not another training run."
+    )
+
+
+def _table(metrics: Metrics) -> str:
+    k = metrics.protocol.importance_samples
+    rows: list[tuple[str, Estimate | None, int, str]] = [
+        ("rate, KL(q(z\\|x) \\|\\| p(z))", metrics.rate, 2, "nats per image"),
+        ("distortion, -E log p(x\\|z)", metrics.distortion, 2, "nats per image"),
+        ("-ELBO = rate + distortion", metrics.negative_elbo, 2, "nats per image"),
+        (f"-L_{k}, upper bound of -log p(x)", metrics.negative_log_likelihood, 2, "nats per image"),
+        (f"-L_{k} in bits", metrics.bits_per_dim, 4, "bits per dimension"),
+        ("squared error of decode(mean)", metrics.reconstruction_error, 5, "per pixel on [0, 1]"),
+    ]
+    lines = ["| what | value | 95% interval | unit |", "|---|---:|---:|---|"]
+    for what, estimate, digits, unit in rows:
+        if estimate is not None:
+            value, low, high = (f"{number:.{digits}f}" for number in (estimate.value, estimate.low, estimate.high))
+            lines.append(f"| {what} | {value} | {low} to {high} | {unit} |")
+    size = metrics.effective_sample_size
+    if size is not None and metrics.negative_log_likelihood is not None:
+        lines.append(
+            f"| effective sample size, mean | {size.mean:.1f} | smallest {size.minimum:.1f} | of {k} samples |"
+        )
+    dimensions = len(metrics.kl_per_dimension)
+    lines.append(f"| active units (Burda et al., 2015) | {metrics.active_units} | | of {dimensions} dimensions |")
+    return "\n".join(lines)
+
+
+def _remarks(facts: Facts, metrics: Metrics) -> list[str]:
+    remarks = []
+    if metrics.negative_log_likelihood is not None:
+        remarks.append(
+            "L_k is the importance-weighted bound (Burda et al., 2015): it never exceeds log p(x) in expectation, and "
+            "grows tighter with k. Numbers compare only with the same k, split and binarization."
+        )
+    match facts.manifest.likelihood.family, facts.manifest.likelihood.binarization:
+        case "gaussian", _:
+            remarks.append(
+                "The likelihood is a density on pixels scaled to [0, 1], so these nats can have either sign. They do "
+                "not compare with discrete likelihoods, and there are no bits per dimension."
+            )
+        case "bernoulli", "none":
+            remarks.append(
+                "The model has a Bernoulli likelihood and the pixels are grey, not binary: distortion is a "
+                "cross-entropy, and nothing in this table is, or bounds, a likelihood."
+            )
+    return remarks
+
+
+def _use_and_limits(facts: Facts) -> str:
+    dim = facts.manifest.latent.dim
+    limits = [
+        f"It knows {facts.provenance.data['name']} and nothing else. Any picture gets an embedding, also one that is "
+        "unlike all it has seen, and nothing in the embedding says so.",
+        "Samples and reconstructions are the likelihood's mean: smooth where the model is unsure, never noisy.",
+        f"The latent dimensions have no given meaning, and not all {dim} need to carry information.",
+        "Biases of the data are biases of the model.",
+    ]
+    return (
+        "## Intended use and limits\n\n"
+        f"Embeddings, reconstructions, samples and interpolations of images like those of "
+        f"{facts.provenance.data['name']}; teaching and research. No decision about a person should rest on it.\n\n"
+        + "\n".join(f"- {limit}" for limit in limits)
+    )
+
+
+def _how_to(facts: Facts) -> str:
+    return (
+        "## How to use\n\n"
+        "With this folder as `BUNDLE`:\n\n"
+        "```\n"
+        "vae serve --model BUNDLE\n"
+        "curl -H 'Content-Type: image/png' --data-binary @picture.png http://127.0.0.1:8000/encode\n"
+        "curl 'http://127.0.0.1:8000/sample?n=16&seed=1' -o samples.png\n"
+        "```\n\n"
+        "Without a server, `encoder.onnx` takes `image` float32 "
+        f"[N, {', '.join(map(str, facts.manifest.image.shape))}] in [0, 1] and gives `mean` and `log_variance` "
+        f"[N, {facts.manifest.latent.dim}]; `decoder.onnx` takes `latent` and gives `image`."
+    )
+
+
+def _provenance(facts: Facts) -> str:
+    run = facts.provenance
+    metrics = facts.manifest.metrics
+    threads = f"{run.threads} thread" + ("" if run.threads == 1 else "s")
+    rows = [
+        ("trained from commit", run.git_commit or "not known"),
+        ("exported from commit", facts.exported_from or "not known"),
+        *([("measured from commit", metrics.protocol.git_commit or "not known")] if metrics else []),
+        ("seed", str(run.seed)),
+        ("started", run.started),
+        ("device", f"{run.device}, {threads}, networks in {run.precision}"),
+        ("Python", run.python),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in run.libraries.items())),
+        ("training images, SHA-256", run.data["training"]),
+        ("validation images, SHA-256", run.data["validation"]),
+    ]
+    return "\n".join(["## Provenance", "", "| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+
+
+def _tone(facts: Facts) -> str:
+    return "grey" if facts.manifest.image.channels == 1 else "color"
+
+
+def _network(facts: Facts) -> str:
+    match facts.config.model.network:
+        case MLPSettings(hidden=hidden, activation=activation):
+            return f"fully connected, {' and '.join(map(str, hidden))} hidden units, {activation}"
+        case ConvSettings() as conv:
+            levels = sizes(facts.manifest.image.height, facts.manifest.image.width)
+            path = ", ".join(f"{height}x{width}" for height, width in levels)
+            return (
+                f"convolutional, {path} pixels, {conv.channels} to at most {max(conv.max_channels, conv.channels)} "
+                f"channels, residual blocks at each size: {conv.blocks}, then {conv.hidden} hidden units"
+            )
+
+
+def _likelihood(facts: Facts) -> str:
+    likelihood = facts.manifest.likelihood
+    if likelihood.family == "bernoulli":
+        return "Bernoulli, independent pixels" + (
+            "; the pixels are grey, so this is no likelihood of them" if likelihood.binarization == "none" else ""
+        )
+    learned = facts.config.model.likelihood.family == "gaussian" and facts.config.model.likelihood.scale is None
+    origin = "learned" if learned else "fixed"
+    return f"Gaussian, independent pixels on [0, 1], one scale of {likelihood.scale:.4g} ({origin})"

@@ -1,0 +1,255 @@
+"""From a run to a bundle: the only place that writes a manifest.
+
+::
+
+    best.safetensors ── VAE, float32, CPU ──┬─► encoder.onnx, decoder.onnx ─┐
+    validation images ──────────────────────┴─► golden.npz ─────────────────┼─► manifest.json, in a folder of its own
+    config, provenance, metrics.json ─────────► MODEL_CARD.md ──────────────┘          │ open_bundle
+                                                  published under its name  ◄── compared with PyTorch on real images
+
+Whatever fails on the way, nothing is published and nothing is left behind.
+"""
+
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.console import Console
+
+from model.bundle.errors import BundleError, ModelFault
+from model.bundle.files import write_bytes_atomically, write_text_atomically
+from model.bundle.latents import prior_latents
+from model.bundle.manifest import (
+    CARD,
+    DECODER,
+    ENCODER,
+    GOLDEN,
+    LatentSpec,
+    LikelihoodSpec,
+    Manifest,
+    Metrics,
+    graph_signatures,
+)
+from model.bundle.pixels import to_network
+from model.bundle.runtime import Bundle, Posterior
+from model.bundle.store import open_bundle, publish, staging_folder, write_manifest
+from model.likelihoods import Gaussian
+from model.vae import VAE
+from training.card import Facts, model_card
+from training.checkpoint import load_average
+from training.config import RunConfig
+from training.data.dataset import Dataset
+from training.data.load import load_training
+from training.errors import DataError, ExportError
+from training.graphs import decoder_graph, encoder_graph
+from training.run import RunFolder, git_commit
+from training.showcase import showcase
+
+# Largest deviation from PyTorch: of mean and log_variance relative to max(1, |value|), of pixels in [0, 1] absolute.
+# Sums in another order differ in the sixth digit; a wrong graph in the first. The runtime's own golden test is ten
+# times as tolerant, because it also runs on other hardware.
+LATENT_TOLERANCE = 1e-4
+PIXEL_TOLERANCE = 1e-4
+# One, a few, and a number that no example or block size divides.
+BATCH_SIZES = (1, 2, 7)
+GOLDEN_IMAGES = 10
+# Bytes of golden.npz, roughly: large pictures get fewer golden images, two at least.
+GOLDEN_BYTES = 1 << 20
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """The trained VAE with the interface of a bundle: float32 arrays in and out, on the CPU."""
+
+    vae: VAE
+
+    def encode(self, images: Floats) -> Posterior:
+        """Mean and log_variance ``(N, D)`` of images ``(N, C, H, W)`` in [0, 1]."""
+        with torch.inference_mode():
+            posterior = self.vae.posterior(torch.from_numpy(images))
+        return Posterior(posterior.mean.numpy(), posterior.log_variance.numpy())
+
+    def decode(self, latents: Floats) -> Floats:
+        """Mean images ``(N, C, H, W)`` in [0, 1] of latents ``(N, D)``."""
+        with torch.inference_mode():
+            images: Floats = self.vae.mean_image(torch.from_numpy(latents)).numpy()
+        return images
+
+
+def load_best(run: RunFolder) -> tuple[TorchModel, int]:
+    """The averaged weights with the lowest validation -ELBO of a run, and the step they are from.
+
+    Raises:
+        ConfigError, CheckpointError: there is no run, or no usable checkpoint in it.
+    """
+    config = run.config()
+    vae = VAE(config.model, config.image.shape)
+    step = load_average(run.best, vae)
+    return TorchModel(vae.float().eval().requires_grad_(False)), step
+
+
+def export(
+    run: RunFolder,
+    destination: Path,
+    *,
+    version: str,
+    replace: bool = False,
+    data_dir: Path | None,
+    console: Console,
+) -> Path:
+    """Publish the best weights of a run as a bundle.
+
+    Args:
+        destination: the bundle's folder.
+        version: of the bundle, such as "1"; letters, digits, ``.``, ``_`` and ``-``.
+        replace: put it in the place of a bundle that is there.
+        data_dir: local copies of the data, from which a few validation images are taken.
+
+    Returns:
+        ``destination``.
+
+    Raises:
+        ExportError: the graphs and PyTorch disagree, or the bundle cannot be made or put in place.
+        ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not the data of the run.
+    """
+    config, provenance = run.config(), run.provenance()
+    if not replace and destination.is_dir() and any(destination.iterdir()):
+        raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
+    model, step = load_best(run)
+    training, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    if (training.sha256, validation.sha256) != (provenance.data["training"], provenance.data["validation"]):
+        raise DataError(f"{training.name}: these are not the images that the run in {run.folder} was trained on")
+    manifest = _manifest(config, version, model, _metrics(run), provenance.git_commit)
+    facts = Facts(
+        config, manifest, provenance, len(training), len(validation), _parameters(model.vae), step, git_commit()
+    )
+    golden = validation.subset(showcase(validation, _golden_count(config)))
+    try:
+        with staging_folder(destination) as staging:
+            console.print(
+                f"exporting {config.name} {version}: step {step:,} of {run.folder}", highlight=False, soft_wrap=True
+            )
+            write_bytes_atomically(staging / ENCODER, encoder_graph(model.vae, manifest.graphs.encoder))
+            write_bytes_atomically(staging / DECODER, decoder_graph(model.vae, manifest.graphs.decoder))
+            write_bytes_atomically(staging / GOLDEN, _golden(model, golden))
+            write_text_atomically(staging / CARD, model_card(facts))
+            write_manifest(staging, manifest)
+            worst = check_parity(open_bundle(staging), model, validation)
+            publish(staging, destination, replace=replace)
+    except (BundleError, ModelFault) as error:
+        raise ExportError(str(error)) from error
+    except OSError as error:
+        raise ExportError(f"{destination}: cannot be written: {error.strerror or error}") from error
+    size = sum(path.stat().st_size for path in destination.iterdir())
+    console.print(
+        f"{destination}: {size / 1e6:.1f} MB; differs from PyTorch by at most {worst:.1e} at batch sizes "
+        + ", ".join(map(str, BATCH_SIZES)),
+        highlight=False,
+        soft_wrap=True,
+    )
+    return destination
+
+
+def check_parity(bundle: Bundle, model: TorchModel, validation: Dataset) -> float:
+    """Compare a bundle with PyTorch on real images, on what they encode to, and on latents drawn from the prior.
+
+    Returns:
+        The largest deviation.
+
+    Raises:
+        ExportError: naming graph, output, batch size and the largest deviation, where it exceeds the tolerance.
+        ModelFault: a graph fails.
+    """
+    worst = 0.0
+    for size in BATCH_SIZES:
+        chosen = np.resize(showcase(validation, size), size)  # a data set smaller than the batch is repeated
+        images = to_network(np.asarray(validation.images[chosen]))
+        wanted = model.encode(images)
+        found = bundle.encode(images)
+        for output in ("mean", "log_variance"):
+            a, b = getattr(found, output), getattr(wanted, output)
+            relative = np.abs(a - b) / np.maximum(1, np.abs(b))
+            worst = max(worst, _checked(ENCODER, output, size, relative, LATENT_TOLERANCE))
+        for latents in (wanted.mean, prior_latents(size, bundle.manifest.latent.dim, seed=size)):
+            deviation = np.abs(bundle.decode(latents) - model.decode(latents))
+            worst = max(worst, _checked(DECODER, "image", size, deviation, PIXEL_TOLERANCE))
+    return worst
+
+
+def _checked(graph: str, output: str, batch_size: int, deviation: Floats, tolerance: float) -> float:
+    largest = float(deviation.max())
+    if not largest <= tolerance:  # so written, NaN fails
+        raise ExportError(
+            f"{graph}: at batch size {batch_size} its output {output} deviates from PyTorch by {largest:.3g}, "
+            f"and {tolerance:.3g} is allowed"
+        )
+    return largest
+
+
+def _manifest(
+    config: RunConfig, version: str, model: TorchModel, metrics: Metrics | None, commit: str | None
+) -> Manifest:
+    likelihood = model.vae.likelihood
+    scale = float(likelihood.scale()) if isinstance(likelihood, Gaussian) else None
+    latent = LatentSpec(dim=model.vae.latent_dim)
+    try:
+        return Manifest(
+            name=config.name,
+            version=version,
+            created=datetime.now(UTC).replace(microsecond=0),
+            git_commit=commit,
+            image=config.image,
+            latent=latent,
+            likelihood=LikelihoodSpec(
+                family=config.model.likelihood.family, scale=scale, binarization=config.data.binarization
+            ),
+            graphs=graph_signatures(config.image, latent),
+            metrics=metrics,
+        )
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ExportError(f"no manifest can say this: {problems}") from error
+
+
+def _metrics(run: RunFolder) -> Metrics | None:
+    """What ``evaluate`` measured of these weights; None where it did not."""
+    try:
+        metrics = Metrics.model_validate_json(run.metrics_file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ExportError(f"{run.metrics_file}: not a metrics.json of this version; evaluate again") from error
+    if run.metrics_file.stat().st_mtime_ns < run.best.stat().st_mtime_ns:
+        raise ExportError(f"{run.metrics_file}: older than {run.best.name}, so of other weights; evaluate again")
+    return metrics
+
+
+def _golden_count(config: RunConfig) -> int:
+    pixels = int(np.prod(config.image.shape))
+    return max(2, min(GOLDEN_IMAGES, GOLDEN_BYTES // (pixels * 5)))  # a byte of the image, four of the reconstruction
+
+
+def _golden(model: TorchModel, images: Dataset) -> bytes:
+    """golden.npz: real images, and the numbers that PyTorch gives for them."""
+    posterior = model.encode(to_network(images.images))
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=images.images,
+        mean=posterior.mean,
+        log_variance=posterior.log_variance,
+        reconstruction=model.decode(posterior.mean),
+    )
+    return buffer.getvalue()
+
+
+def _parameters(vae: VAE) -> dict[str, int]:
+    parts = {"encoder": vae.encoder, "decoder": vae.decoder}
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}

@@ -1,0 +1,134 @@
+"""From a VAE in PyTorch to ONNX graphs as bytes: the encoder and the decoder, with the signatures of the manifest.
+
+Through PyTorch's dynamo exporter. The graphs hold their weights, take any batch size and no randomness, and say nothing
+of the machine they were made on: the exporter notes source lines, with their paths, beside every node, and these are
+removed. The same weights and library versions give the same bytes.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from model.bundle.manifest import GraphSpec
+from model.vae import VAE
+from training.errors import ExportError
+
+# ONNX Runtime 1.22, the oldest that serves, knows it; PyTorch's own default at the time of writing.
+OPSET = 20
+# A protobuf message ends at 2 GiB; what is larger would need external data, which a bundle may not have.
+LARGEST_GRAPH = (1 << 31) - (1 << 20)
+# With a batch of one the exporter could take the batch axis for a constant.
+_EXAMPLE_BATCH = 2
+_REMARKS = ("doc_string", "metadata_props")
+
+
+class _Message(Protocol):
+    """What is used of a protobuf message, whose own classes come without types."""
+
+    def ListFields(self) -> Sequence[tuple[Any, Any]]: ...
+
+    def ClearField(self, name: str) -> None: ...
+
+
+class _Encoder(nn.Module):
+    """Images ``(N, C, H, W)`` -> mean and softly bounded log_variance, ``(N, D)`` each."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.posterior(image)
+        return posterior.mean, posterior.log_variance
+
+
+class _Decoder(nn.Module):
+    """Latents ``(N, D)`` -> mean images ``(N, C, H, W)`` in [0, 1]."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.vae.mean_image(latent)
+
+
+def encoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
+    """encoder.onnx of a float32 model on the CPU.
+
+    Raises:
+        ExportError: the weights need more than the 2 GiB that a self-contained graph may have.
+    """
+    _check_size(vae.encoder, spec)
+    return _graph(_Encoder(vae), torch.zeros(_EXAMPLE_BATCH, *vae.shape), spec)
+
+
+def decoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
+    """decoder.onnx of a float32 model on the CPU; raises as ``encoder_graph`` does."""
+    _check_size(vae.decoder, spec)
+    return _graph(_Decoder(vae), torch.zeros(_EXAMPLE_BATCH, vae.latent_dim), spec)
+
+
+def _check_size(network: nn.Module, spec: GraphSpec) -> None:
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if size > LARGEST_GRAPH:
+        raise ExportError(
+            f"{spec.file}: {size / 2**30:.1f} GiB of weights, and a graph on its own holds less than 2 GiB"
+        )
+
+
+def _graph(module: nn.Module, example: Tensor, spec: GraphSpec) -> bytes:
+    with _quietly():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=({0: "N"},),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError(f"{spec.file}: the exporter made no graph")
+    graph: onnx.ModelProto = program.model_proto
+    graph.graph.ClearField("value_info")  # shapes between the nodes: ONNX Runtime infers them
+    _remove_remarks(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _remove_remarks(message: _Message) -> None:
+    """Clear every doc_string and metadata_props in a message and in all it contains."""
+    for field, value in message.ListFields():
+        if field.name in _REMARKS:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for item in value if isinstance(value, Sequence) else [value]:
+                _remove_remarks(item)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep two remarks of the exporter's own making off the terminal, and nothing else."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    log.addFilter(_is_news)
+    try:
+        with warnings.catch_warnings():
+            # PyTorch 2.13 copies a tree specification of a class that it has itself deprecated.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # It lists operators of torchvision that it goes without; we have no use for torchvision.
+    return not record.getMessage().startswith("torchvision is not installed")
