@@ -9,6 +9,7 @@ Sessions take any number of concurrent calls. Sampling is not in here: noise is 
 import io
 import logging
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,9 +270,11 @@ def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:
         "reconstruction": (image.shape, np.float32),
     }
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
+        archive = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise BundleError(f"{folder}/{GOLDEN}: not an npz file of arrays") from None
     if arrays.keys() != expected.keys():
         raise BundleError(f"{folder}/{GOLDEN}: holds {sorted(arrays)} and not {sorted(expected)}")

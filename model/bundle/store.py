@@ -165,7 +165,7 @@ def _parse(folder: Path, data: bytes) -> Manifest:
     except (ValueError, RecursionError):
         raise BundleError(f"{folder}/{MANIFEST}: not JSON") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleError(
             f"{folder}/{MANIFEST}: schema version {version!r} and not {SCHEMA_VERSION}, which is read here"
         )
