@@ -123,7 +123,7 @@ def traverse(latent: ArrayLike, dimension: int, low: float, high: float, steps: 
 def _noise(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be between 0 and {MAX_SEED}")
-    return np.random.Generator(np.random.Philox(key=seed + (stream << 64))).standard_normal(shape)
+    return np.random.Generator(np.random.Philox(key=int(seed) + (stream << 64))).standard_normal(shape)
 
 
 def _pair(mean: ArrayLike, log_variance: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -39,7 +39,7 @@ class ImageSpec(Frozen):
     width: int = Field(ge=8, le=256)
     channels: Literal[1, 3]
     fit: Literal["contain", "cover", "stretch"] = Field(
-        default="contain", description="contain: whole picture, padded; cover: centre crop; stretch: distorted"
+        default="contain", description="contain: whole picture, padded; cover: center crop; stretch: distorted"
     )
     resample: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     background: tuple[Level, Level, Level] = Field(default=(0, 0, 0), description="under alpha and in the padding, RGB")

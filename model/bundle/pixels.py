@@ -59,8 +59,8 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise PictureCorrupt(_TRUNCATED) from None
         raise PictureUnsupported("the picture is not a PNG, JPEG, WebP, GIF or BMP file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        # Pillow's own limit lies far above ours; it speaks first only of what ours would refuse as well.
-        raise PictureTooLarge(f"the picture has more than the {max_pixels} pixels allowed") from None
+        # Pillow has a limit of its own, 179 million, that no setting of ours lifts: it is global to the process.
+        raise PictureTooLarge("the picture has far more pixels than allowed") from None
     except Exception as error:
         raise _corrupt(error) from None
     if picture.width * picture.height > max_pixels:

@@ -274,7 +274,7 @@ def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
         arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise BundleError(f"{folder}/{GOLDEN}: not an npz file of arrays") from None
     if arrays.keys() != expected.keys():
         raise BundleError(f"{folder}/{GOLDEN}: holds {sorted(arrays)} and not {sorted(expected)}")

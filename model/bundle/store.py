@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from model.bundle.errors import BundleError, BundleNotFound
 from model.bundle.files import sha256_of, sync, write_text_atomically
 from model.bundle.graphs import inspect_graph
-from model.bundle.manifest import CARD, GOLDEN, MANIFEST, SCHEMA_VERSION, Manifest
+from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, SCHEMA_VERSION, Manifest
 from model.bundle.runtime import Bundle, RuntimeOptions
 
 
@@ -61,6 +61,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 @contextlib.contextmanager
 def staging_folder(destination: Path) -> Iterator[Path]:
     """A new empty folder beside the destination, on the same file system, gone afterwards unless it was published."""
+    destination = _named(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.staging")
     folder.mkdir()
@@ -78,6 +79,7 @@ def publish(staging: Path, destination: Path, *, replace: bool = False) -> None:
     bundle is unfit, where something is in the way, or where the disk refuses.
     """
     verify_files(staging)
+    destination = _named(destination)
     previous = destination.with_name(f".{destination.name}.previous")
     try:
         for path in sorted(staging.iterdir()):
@@ -97,8 +99,16 @@ def publish(staging: Path, destination: Path, *, replace: bool = False) -> None:
             raise
         sync(destination.parent)
     except OSError as error:
-        raise BundleError(f"{destination}: could not be put in place ({error.strerror})") from error
+        raise BundleError(f"{destination}: could not be put in place ({error.strerror or error})") from error
     _discard(previous)
+
+
+def _named(destination: Path) -> Path:
+    """`.` and `..` as the folders they stand for: with a name, and a parent to be renamed in."""
+    named = destination.resolve() if destination.name in ("", "..") else destination
+    if not named.name:
+        raise BundleError(f"{destination}: no place for a bundle")
+    return named
 
 
 def _discard(folder: Path) -> None:
@@ -117,16 +127,17 @@ def _check_replaceable(destination: Path, *, replace: bool) -> None:
         raise BundleError(f"{destination}: is a file")
     if not any(destination.iterdir()):
         return
-    if not (destination / MANIFEST).is_file():
+    # Not the manifest alone: web pages have one of the same name, and what is replaced is deleted.
+    if not all((destination / name).is_file() for name in (MANIFEST, ENCODER, DECODER)):
         raise BundleError(f"{destination}: is a folder with other things in it, and no bundle")
     if not replace:
         raise BundleError(f"{destination}: exists already, and replacing it was not asked for")
 
 
 def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, bytes]]:
-    if not folder.is_dir():
-        raise BundleNotFound(f"{folder}: no bundle there")
     try:
+        if not folder.is_dir():
+            raise BundleNotFound(f"{folder}: no bundle there")
         present = {entry.name for entry in os.scandir(folder)}
         if MANIFEST not in present:
             raise BundleError(f"{folder}/{MANIFEST}: missing")
@@ -145,7 +156,7 @@ def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, 
                 raise BundleError(f"{folder}/{name}: its SHA-256 is not the manifest's")
             contents[name] = data
     except OSError as error:
-        raise BundleError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
+        raise BundleError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
     return manifest, contents
 
 

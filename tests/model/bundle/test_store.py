@@ -363,6 +363,16 @@ def test_publish_and_replace(tmp_path: Path) -> None:
     assert [path.name for path in destination.parent.iterdir()] == ["tiny"]
 
 
+def test_publish_to_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = staged(tmp_path / "tiny", "1")
+    (tmp_path / "tiny" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tiny" / "inner")
+    publish(staging, Path())
+    assert version_at(tmp_path / "tiny" / "inner") == "1"
+    with pytest.raises(BundleError, match="no place"), staging_folder(Path("/")):
+        pass
+
+
 def test_an_unfit_bundle_is_never_published(tmp_path: Path) -> None:
     destination = write_tiny_bundle(tmp_path / "tiny", version="1")
     staging = staged(destination, "2")
@@ -441,11 +451,13 @@ def test_only_bundles_and_empty_folders_are_replaced(tmp_path: Path) -> None:
     destination = tmp_path / "pictures"
     destination.mkdir()
     (destination / "dear.png").touch()
+    (destination / "manifest.json").touch()  # of a web page, say
     staging = staged(destination, "1")
     with pytest.raises(BundleError, match="no bundle"):
         publish(staging, destination, replace=True)
     assert (destination / "dear.png").exists()
     (destination / "dear.png").unlink()
+    (destination / "manifest.json").unlink()
     publish(staging, destination)
     assert version_at(destination) == "1"
 
