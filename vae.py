@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -128,18 +127,6 @@ def _training() -> Iterator[Console]:
         _fail(str(error))
 
 
-def _config_file(config: str) -> Path:
-    """A path as it is; a bare name is one of the ready-made configurations."""
-    path = Path(config)
-    if path.suffix or path.is_file() or len(path.parts) > 1:
-        return path
-    ready_made = Path(str(files("training"))) / "configs"
-    if not (ready_made / f"{config}.toml").is_file():
-        names = ", ".join(sorted(file.stem for file in ready_made.glob("*.toml")))
-        _fail(f"there is no configuration named {config}: give a TOML file, or one of {names}", WRONG_USAGE)
-    return ready_made / f"{config}.toml"
-
-
 @cli.command()
 def train(
     config: Annotated[str, typer.Argument(help="TOML file, or name of a ready-made one: mnist.")],
@@ -156,10 +143,11 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C stops after writing a checkpoint."""
     with _training() as console:
+        from training import configs
         from training.config import load
         from training.train import train as train_run
 
-        resolved = load(_config_file(config), settings or [])
+        resolved = load(configs.find(config), settings or [])
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
             return

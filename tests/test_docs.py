@@ -1,0 +1,121 @@
+"""What the documents say is what the code does: tables, file tree, links, commands, the OpenAPI document, examples."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from urllib.parse import unquote
+
+import orjson
+import pytest
+import typer
+
+from app.documentation import main as print_openapi
+from tests.support.tables import TABLES, written
+from vae import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tracked() -> list[Path]:
+    """The files of the repository; outside one (an unpacked archive), every file that is not hidden."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:
+        return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [file for file in ROOT.rglob("*") if file.is_file() and not file.relative_to(ROOT).parts[0].startswith(".")]
+
+
+def documents() -> list[Path]:
+    return [file for file in tracked() if file.suffix == ".md" and "pretrained" not in file.parts]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_the_readme(name: str) -> None:
+    assert written(name, README) == TABLES[name](), "the code changed: make docs"
+
+
+def test_openapi_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_openapi()
+    committed = (ROOT / "openapi.json").read_text(encoding="utf-8")
+    assert orjson.loads(committed) == orjson.loads(capsys.readouterr().out), "the interface changed: make openapi"
+
+
+def test_the_file_tree_of_the_readme() -> None:
+    tree = README.partition("## What is where")[2].partition("```")[2].partition("```")[0].strip("\n")
+    folder = ""
+    for line in tree.splitlines():
+        indented, name = line.startswith(" "), line.split()[0]
+        folder = folder if indented else name
+        assert (ROOT / (folder if indented else "") / name).exists(), line
+        assert (ROOT / (folder if indented else "") / name).is_dir() == name.endswith("/"), line
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_somewhere(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+        for heading in re.findall(r"^#+ +(.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = unquote(target).partition("#")
+        assert not path or (file.parent / path).exists(), target
+        assert path or fragment in headings, target
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_are_named_exist(file: Path) -> None:
+    """A path in backticks that begins with a folder of ours is a file of ours."""
+    for name in re.findall(
+        r"`((?:app|model|training|tests|docs|docker|benchmarks|\.ci)/[\w./-]+)`", file.read_text("utf-8")
+    ):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_commands_that_are_shown_exist(file: Path) -> None:
+    """Every `vae ...` line of a document names a command, and only options that it has."""
+    for line in re.findall(r"^(?:\$ )?(?:\.venv(?:-dev)?/bin/)?vae +(.+)$", file.read_text("utf-8"), re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        command = typer.main.get_command(cli)
+        while words and words[0] in vars(command).get("commands", {}):
+            command = vars(command)["commands"][words.pop(0)]
+        assert "commands" not in vars(command), line
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
+
+
+def test_make_targets_that_are_shown_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for file in documents():
+        shown = set(re.findall(r"(?:^|`)make ([a-z]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+        assert shown <= targets, (file, shown - targets)
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(text.partition(".PHONY:")[2].partition("\n")[0].split())
+    assert phony == set(re.findall(r"^([a-z]+):[^#\n]*## \S", text, re.MULTILINE))
+
+
+def test_no_place_of_one_machine() -> None:
+    """No file names a folder of one machine, or an index of packages."""
+    words = re.compile(rb"/(?:home|root|work|opt|Users)/\w|index-url|find-links")
+    for file in tracked():
+        if file == Path(__file__) or file.suffix in (".png", ".onnx", ".npz", ".gif", ".webp", ".jpg", ".safetensors"):
+            continue
+        found = words.search(file.read_bytes())
+        assert found is None, f"{file.relative_to(ROOT)}: {found.group().decode() if found else ''}"
+
+
+def test_every_constraint_is_one_version() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    names = [line.partition("==")[0] for line in lines]
+    assert names == sorted(names)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    required = set(re.findall(r'^    "([a-zA-Z0-9-]+)>=', project, re.MULTILINE))
+    assert {name.lower() for name in required} <= set(names)
