@@ -23,6 +23,7 @@ from app.settings import PRETRAINED
 from model.bundle import offline
 from model.bundle.errors import BundleError, ModelFault, OfflineError, PictureError
 from model.bundle.latents import MAX_SEED, interpolate, prior_latents
+from model.bundle.manifest import MANIFEST
 from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.store import open_bundle
 
@@ -138,7 +139,9 @@ def train(
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
-    publish: Annotated[Path | None, typer.Option(help="Then evaluate, and export the bundle to PUBLISH/NAME.")] = None,
+    publish: Annotated[
+        Path | None, typer.Option(help="Then evaluate, draw figures, and export the bundle to PUBLISH/NAME.")
+    ] = None,
     version: BundleVersion = "1",
 ) -> None:
     """Train a model. Ctrl-C stops after writing a checkpoint."""
@@ -157,10 +160,12 @@ def train(
         if publish is not None:
             from training.evaluate import evaluate_run
             from training.export import export as export_run
+            from training.figures import draw_run
             from training.run import RunFolder
 
             finished = RunFolder(folder)
             evaluate_run(finished, data_dir=data_dir, console=console)
+            draw_run(finished, finished.figures, data_dir=data_dir, console=console)
             destination = publish / resolved.name
             export_run(finished, destination, version=version, replace=True, data_dir=data_dir, console=console)
 
@@ -194,6 +199,26 @@ def export(
         from training.run import RunFolder
 
         export_run(RunFolder(run), output, version=version, replace=replace, data_dir=data_dir, console=console)
+
+
+@cli.command()
+def figures(
+    source: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle folder.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder.", show_default="RUN/figures")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw figures of a run or a bundle. Reconstructions, samples, traversals, interpolations; a run's curves."""
+    with _training() as console:
+        from training.figures import draw_bundle, draw_run
+        from training.run import RunFolder
+
+        if not (source / MANIFEST).exists():
+            run = RunFolder(source)
+            draw_run(run, output or run.figures, data_dir=data_dir, console=console)
+        elif output is None:
+            raise typer.BadParameter("is needed: a bundle holds its own files and no others", param_hint="--output")
+        else:
+            draw_bundle(_open(source), output, console=console)
 
 
 # --- a bundle and files, no server

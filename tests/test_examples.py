@@ -30,7 +30,7 @@ def server() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VAE_")}
-    command = [Path(sys.executable).with_name("vae"), "serve", "--port", str(port), "--drain-delay", "0"]
+    command = [str(Path(sys.executable).with_name("vae")), "serve", "--port", str(port), "--drain-delay", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
