@@ -82,7 +82,7 @@ class Batcher:
         """Finish the batch that runs, refuse what waits, and end the thread. Blocks for as long as that batch takes."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 

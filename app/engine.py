@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,11 @@ Status = Literal["starting", "ok", "draining", "failed"]
 Stage = Literal["read", "latents", "write"]
 
 logger = logging.getLogger(__name__)
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Model:
@@ -85,7 +91,8 @@ class Engine:
             return
         options = RuntimeOptions(
             provider=self.settings.provider,
-            threads=self.settings.threads,
+            # Half of the cores, since pictures are decoded and requests handled beside the inference.
+            threads=self.settings.threads or max(1, _cores() // 2),
             require_provider=self.settings.require_provider,
         )
         models: dict[str, Model] = {}

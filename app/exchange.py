@@ -120,7 +120,7 @@ class _Body:
         if declared is not None and declared > most:
             raise self._too_large(most, close=declared > 4 * most)
         try:
-            async with asyncio.timeout(self.engine.settings.body_seconds):
+            async with asyncio.timeout(self.engine.settings.receive_seconds):
                 body = await self._collect(most)
         except TimeoutError:
             self.engine.metrics.rejected("slow body")

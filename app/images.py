@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bodies import Numbers, number_array, read_json, read_multipart, read_npy
+from app.bodies import Numbers, is_light, number_array, read_json, read_multipart, read_npy
 from app.errors import Invalid, translate
 from app.negotiation import JSON, MULTIPART, NPY
 from app.schemas import ImagesBody, LatentsBody
@@ -45,6 +45,11 @@ class ImageReader:
         files = read_multipart(content_type, body, max_files=most) if kind == MULTIPART else [body]
         pointers = [f"/images/{i}" for i in range(len(files))] if kind == MULTIPART else [""]
         return self._network([self._fit_file(data, at) for data, at in zip(files, pointers, strict=True)])
+
+    def is_light(self, kind: str, body: bytes) -> bool:
+        """Is this body a small array of the model's size, which nothing has to be decoded or resized for?"""
+        size = (self._spec.height, self._spec.width)
+        return kind == NPY and is_light(body) and read_npy(body).shape[1:3] == size
 
     def of_json(self, items: Sequence[tuple[object, str]]) -> Array:
         """JSON images with their pointers: base64 of a picture file, or a nested list [H][W] or [H][W][C]."""

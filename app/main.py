@@ -20,6 +20,7 @@ from app.errors import Invalid, of_status
 from app.exchange import note_of
 from app.metrics import Metrics
 from app.middleware import Gate, Shortcut, problem_answer
+from app.protocol import bounded
 from app.routes import Sent, make_router, shortcuts
 from app.settings import Settings, unknown_variables
 
@@ -116,7 +117,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop where it exists
-        http="httptools",
+        http=bounded(settings.receive_seconds),
         ws="none",
         log_config=None,
         log_level=settings.log_level,

@@ -6,6 +6,7 @@ The short way leads from the gate straight to an operation: FastAPI's machinery 
 small model's inference. Both ways run the same functions and pass the same gate.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import Answer
 from app.engine import Engine
-from app.errors import PROBLEM_TYPE, ClientGone, ServiceError, Unauthorized, UnsupportedMediaType, problem, translate
+from app.errors import PROBLEM_TYPE, ClientGone, NotReady, Unauthorized, UnsupportedMediaType, problem, translate
 from app.exchange import SCOPE_KEY, Note, Operate, perform
 from app.metrics import CLIENT_GONE, UNMATCHED
 
@@ -69,6 +70,11 @@ class Gate:
         except ClientGone:
             status = CLIENT_GONE
             self._metrics.rejected("client gone")
+        except asyncio.CancelledError:
+            # The client is there, so that it is the server that has no more time: its drain is over.
+            if status:
+                raise
+            await send_answer(problem_answer(NotReady("The server is shutting down."), note), tell)
         except Exception as error:
             if status:  # too late for another answer; the server closes the connection
                 raise
@@ -131,10 +137,8 @@ async def send_answer(answer: Answer, send: Send) -> None:
 def problem_answer(error: Exception, note: Note) -> Answer:
     """Any exception as problem+json; what is our fault is logged with the request's id."""
     known = translate(error)
-    if not isinstance(error, ServiceError):
-        logger.error("request %s failed: %s", note.request_id, known.title, exc_info=error)
-    elif known.status >= 500:
-        logger.warning("request %s: %d %s", note.request_id, known.status, known.title)
+    if known.status == 500:
+        logger.error("request %s failed: %s", note.request_id, known.detail, exc_info=error)
     body = problem(known, note.request_id)
     headers = [
         (b"content-type", PROBLEM_TYPE.encode()),

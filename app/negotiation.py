@@ -21,10 +21,9 @@ FORMATS = {"json": JSON, "npy": NPY, "png": PNG, "webp": WEBP, "jpeg": JPEG, "gi
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _RANGE = re.compile(rf"({_NAME})/({_NAME})$")
 _QUALITY = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)$")
-_LONGEST = 4096
+_LONGEST = 1024  # characters of an Accept that are looked at, and remembered
 
 
-@lru_cache(maxsize=512)
 def choose(accept: str | None, offered: tuple[str, ...], requested: str | None = None) -> str:
     """The best of ``offered`` (most preferred first). ``requested`` is the ``?format=`` name, which overrides.
 
@@ -39,17 +38,22 @@ def choose(accept: str | None, offered: tuple[str, ...], requested: str | None =
     'image/png'
     """
     if requested is not None:
-        if FORMATS[requested] in offered:
-            return FORMATS[requested]
-    elif accept is None or accept.strip() == "":
-        return offered[0]
+        chosen = FORMATS[requested] if FORMATS[requested] in offered else None
     else:
-        ranges = _parse(accept[:_LONGEST])
-        qualities = [_quality(kind, ranges) for kind in offered]
-        best = max(qualities)
-        if best > 0:
-            return offered[qualities.index(best)]
-    raise NotAcceptable(f"This route answers with {', '.join(offered)}.")
+        chosen = _best((accept or "")[:_LONGEST], offered)
+    if chosen is None:
+        raise NotAcceptable(f"This route answers with {', '.join(offered)}.")
+    return chosen
+
+
+@lru_cache(maxsize=512)
+def _best(accept: str, offered: tuple[str, ...]) -> str | None:
+    if not accept.strip():
+        return offered[0]
+    ranges = _parse(accept)
+    qualities = [_quality(kind, ranges) for kind in offered]
+    best = max(qualities)
+    return offered[qualities.index(best)] if best > 0 else None
 
 
 def _parse(accept: str) -> list[tuple[str, str, float]]:

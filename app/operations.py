@@ -61,7 +61,8 @@ async def encode(call: Call) -> Answer:
     posterior = await model.encode(images)
     seed = _seed(query.seed) if query.samples else None
     write = partial(_encoded, model, posterior, query, seed, media)
-    return await call.engine.codec("write", write, light=numbers <= LIGHT_NUMBERS)
+    light = numbers <= LIGHT_NUMBERS and seed is None
+    return await call.engine.codec("write", write, light=light)
 
 
 async def decode(call: Call) -> Answer:
@@ -72,7 +73,7 @@ async def decode(call: Call) -> Answer:
     kind = media_type(call.content_type, LATENT_BODIES)
     body = await call.read()
     read = partial(read_latents, kind, body, model.manifest.latent.dim, call.engine.settings)
-    latents = await call.engine.codec("read", read, light=is_light(kind, len(body), pictures=False))
+    latents = await call.engine.codec("read", read, light=is_light(body))
     return await _draw(call, model, latents, _Drawing(media, query))
 
 
@@ -87,7 +88,7 @@ async def reconstruct(call: Call) -> Answer:
     if query.sample:
         seed = _seed(query.seed)
         draw = partial(_draws, latents, log_variance, 1, seed)
-        latents = (await _make(call, latents.size, draw))[:, 0]
+        latents = (await call.engine.codec("latents", draw, light=False))[:, 0]
     return await _draw(call, model, latents, _Drawing(media, query, seed=seed))
 
 
@@ -137,10 +138,10 @@ async def traverse_dimension(call: Call) -> Answer:
     query = call.query(TraverseQuery)
     model = call.model(query.model)
     media = _negotiate_pictures(call, query, FRAME_ANSWERS)
-    kind = media_type(call.content_type, TRAVERSE_BODIES)
+    media_type(call.content_type, TRAVERSE_BODIES)
     body = await call.read()
     read = partial(read_traverse, body, model.manifest.latent.dim, call.engine.settings)
-    frames = await call.engine.codec("read", read, light=is_light(kind, len(body), pictures=False))
+    frames = await call.engine.codec("read", read, light=is_light(body))
     return await _draw(call, model, frames, _Drawing(media, query, frames=True, tell_latents=True))
 
 
@@ -152,7 +153,7 @@ async def _read_images(call: Call, model: Model, taken: tuple[str, ...], *, refu
     body = await call.read()
     reader = ImageReader(model.manifest.image, call.engine.settings, refuse=refuse)
     read = partial(reader.of_body, kind, call.content_type or "", body)
-    return await call.engine.codec("read", read, light=is_light(kind, len(body), pictures=True))
+    return await call.engine.codec("read", read, light=reader.is_light(kind, body))
 
 
 def _encoded(model: Model, posterior: Posterior, query: EncodeQuery, seed: int | None, media: str) -> Answer:

@@ -47,14 +47,14 @@ class Settings(BaseSettings):
     default_model: str | None = Field(None, description="Name of the model that answers without ?model= (the first).")
     provider: Literal["auto", "cpu", "cuda"] = Field("cpu", description="Where models run; auto takes CUDA if present.")
     require_provider: bool = Field(False, description="Refuse to start without the provider, instead of using cpu.")
-    threads: int = Field(0, ge=0, le=256, description="Threads one inference uses; 0 lets the runtime choose.")
+    threads: int = Field(0, ge=0, le=256, description="Threads one inference uses; 0 takes half of the cores.")
 
     # Work
     max_batch: int = Field(32, ge=1, le=4096, description="Most images or latents in one run of a graph.")
     codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
     max_waiting: int = Field(128, ge=1, le=65536, description="Most requests admitted at a time; more get 503.")
     queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest wait in a queue before 504, in seconds.")
-    body_seconds: float = Field(20.0, gt=0, le=3600, description="Longest wait for a body before 408, in seconds.")
+    receive_seconds: float = Field(20.0, gt=0, le=3600, description="Longest wait for a request's head, and its body.")
     drain_delay: float = Field(
         1.0,
         ge=0,

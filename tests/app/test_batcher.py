@@ -184,7 +184,12 @@ def test_closing_finishes_the_running_and_refuses_the_waiting(run: Run) -> None:
             waiting = asyncio.create_task(batcher.submit(rows(2)))
             await queued(batcher, 1)
             closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-            await asyncio.sleep(0)
+
+            def closed() -> bool:
+                with batcher._changed:
+                    return batcher._changed.wait_for(lambda: batcher._closed, 30)
+
+            assert await asyncio.to_thread(closed)
             graph.gate.set()
             await closing
             assert (await running)[0] == 2

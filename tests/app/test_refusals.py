@@ -316,7 +316,7 @@ def test_a_body_that_never_comes(run: Run, tiny: Path) -> None:
         await asyncio.Event().wait()
 
     async def scenario() -> None:
-        async with running(tiny, body_seconds=0.05) as client:
+        async with running(tiny, receive_seconds=0.05) as client:
             assert_problem(await client.post("/encode", content=slow(), headers=PNG), 408, "body-timeout")
 
     run(scenario())

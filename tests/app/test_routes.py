@@ -104,7 +104,8 @@ def test_encode_outputs(run: Run, tiny: Path, bundle: Bundle) -> None:
                     f"/encode?output={output}&samples=4&seed=11", content=npy(images), headers=dict(NPY)
                 )
                 got = un_npy(response)
-                assert (got.dtype, got.shape) == (np.float32, array.shape)
+                assert got.dtype == np.dtype(np.float32)
+                assert got.shape == array.shape
                 np.testing.assert_allclose(got, array, atol=1e-5)
                 assert response.headers["x-seed"] == "11"
             response = await client.post("/encode?samples=4&seed=11", **image_bodies(images)["npy"])
@@ -315,10 +316,12 @@ def test_probes_pages_and_metrics(run: Run, tiny: Path) -> None:
             assert (await client.get("/openapi.json")).json()["openapi"].startswith("3.")
             await client.get("/sample?n=2")
             await client.get("/nowhere/at/all")
+            await client.get("/models/tiny")
             text = (await client.get("/metrics")).text
             for line in (
                 'vae_requests_total{method="GET",route="/sample",status="200"} 1.0',
                 'vae_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+                'vae_requests_total{method="GET",route="/models/{name}",status="200"} 1.0',
                 'vae_batch_size_sum{graph="decoder",model="tiny"} 2.0',
                 'vae_queue_depth{graph="encoder",model="tiny"} 0.0',
                 'vae_model_info{model="tiny",provider="cpu",version="1"} 1.0',

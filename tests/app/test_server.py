@@ -92,7 +92,7 @@ def serving(bundle: Path, **settings: object) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[Server]:
-    with serving(tiny, body_seconds=1, max_body_bytes=100_000, drain_delay=0) as started:
+    with serving(tiny, receive_seconds=1, max_body_bytes=100_000, drain_delay=0) as started:
         yield started
 
 
@@ -155,6 +155,13 @@ def test_slow_bodies_are_given_up(server: Server) -> None:
     received = raw(server, post("/encode", b"x", "Content-Type: image/png", length=1000))
     assert received.startswith(b"HTTP/1.1 408")
     assert b"application/problem+json" in received
+
+
+def test_heads_are_bounded_in_time_and_size(server: Server) -> None:
+    assert raw(server, b"POST /encode HTTP/1.1\r\nHost") == b""
+    assert raw(server, b"") == b""
+    headers = b"".join(b"X-%d: %s\r\n" % (i, b"x" * 1000) for i in range(1000))
+    assert raw(server, b"GET /livez HTTP/1.1\r\n" + headers + b"\r\n")[:12] in (b"", b"HTTP/1.1 400")
 
 
 def test_oversize_bodies_are_refused_by_their_header(server: Server) -> None:
