@@ -52,7 +52,7 @@ def json_body(document: Mapping[str, object]) -> bytes:
 
 def npy_body(array: NDArray[np.generic]) -> bytes:
     """What numpy.save writes."""
-    return _npy_header(array.dtype.str, array.shape) + array.tobytes()
+    return b"".join((_npy_header(array.dtype.str, array.shape), np.ascontiguousarray(array).data))
 
 
 @lru_cache(maxsize=256)

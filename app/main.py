@@ -35,7 +35,8 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
     engine = Engine(settings, Metrics())
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.openapi()  # now, for it takes long enough to hold up requests
         await engine.start()
         try:
             yield
@@ -47,6 +48,7 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
     app.state.engine = engine

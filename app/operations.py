@@ -196,7 +196,7 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
     """Decode latents and answer with the pictures."""
     spec = model.manifest.image
     numbers = len(latents) * spec.height * spec.width * spec.channels
-    if drawing.query.dtype == "float32":
+    if drawing.media == NPY or drawing.query.dtype == "float32":
         _check_numbers(call, numbers, drawing.media)
     images = await model.decode(latents)
     write = partial(_drawn, model, images, latents, drawing)
@@ -238,9 +238,12 @@ def _check_count(call: Call, count: int, pointer: str) -> None:
 
 
 def _check_numbers(call: Call, numbers: int, media: str) -> None:
-    most = call.engine.settings.max_json_numbers
-    if media == JSON and numbers > most:
+    limits = call.engine.settings
+    if media == JSON and numbers > limits.max_json_numbers:
+        most = limits.max_json_numbers
         raise Invalid(f"The answer would hold more than {most} numbers of JSON; ask for {NPY}, or for less.")
+    if numbers > limits.max_npy_numbers:
+        raise Invalid(f"The answer would hold more than {limits.max_npy_numbers} numbers; ask for less.")
 
 
 async def _make(call: Call, numbers: int, work: Callable[[], Array]) -> Array:

@@ -131,6 +131,9 @@ def _add_probes(router: APIRouter, engine: Engine) -> None:
         status, reason = engine.health()
         return _json(HealthAnswer(status=status, reason=reason), 200 if status == "ok" else 503)
 
+    async def health() -> Response:
+        return await readyz()
+
     def metrics() -> Response:  # not async: the exposition is written on a thread
         return Sent(answer(CONTENT_TYPE, engine.metrics.exposition()))
 
@@ -140,7 +143,7 @@ def _add_probes(router: APIRouter, engine: Engine) -> None:
     _add(router, "/livez", livez, describe_plain("Is the process alive?", HealthAnswer))
     ready = describe_plain("Are all models warm, and is work accepted?", HealthAnswer, unready=True)
     _add(router, "/readyz", readyz, ready)
-    _add(router, "/health", readyz, ready)
+    _add(router, "/health", health, ready)
     _add(router, "/metrics", metrics, describe_plain("Prometheus metrics", media=CONTENT_TYPE, problems=(401,)))
     router.add_api_route("/", home, include_in_schema=False)
 

@@ -89,7 +89,7 @@ class _Body(BaseModel):
 _IMAGE_SCHEMA: dict[str, JsonValue] = {
     "description": "Base64 of a picture file, or a nested list [H][W] or [H][W][C] of numbers in [0,1].",
     "anyOf": [
-        {"type": "string", "format": "byte"},
+        {"type": "string", "contentEncoding": "base64"},
         {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
         {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}},
     ],

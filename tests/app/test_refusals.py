@@ -179,6 +179,11 @@ def test_json_answers_are_bounded(run: Run, tiny: Path) -> None:
         async with running(tiny, max_json_numbers=100) as client:
             assert_problem(await client.get("/sample?n=2&format=json&dtype=float32"), 422, "invalid")
             assert (await client.get("/sample?n=2&format=npy&dtype=float32")).status_code == 200
+        async with running(tiny, max_npy_numbers=100) as client:
+            assert_problem(await client.get("/sample?n=2&format=npy"), 422, "invalid")
+            many = npy(grey(1)), dict(NPY)
+            response = await client.post("/encode?samples=100&output=samples", content=many[0], headers=many[1])
+            assert_problem(response, 422, "invalid")
 
     run(scenario())
 
@@ -218,7 +223,9 @@ def test_non_finite_results_fail_alone(run: Run, overflowing: Path) -> None:
     run(scenario())
 
 
-def test_unexpected_faults_reveal_nothing(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_faults_reveal_nothing(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("/secret/path")
 
@@ -230,6 +237,7 @@ def test_unexpected_faults_reveal_nothing(run: Run, tiny: Path, monkeypatch: pyt
                 response = await client.get("/sample")
                 assert_problem(response, 500, "internal-error")
                 assert "secret" not in response.text
+                assert response.headers["x-request-id"] in caplog.text
 
     run(scenario())
 

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.app.client import grey, npy, picture, un_npy
+from tests.app.client import assert_problem, grey, npy, picture, un_npy
 from tests.support.tiny import write_tiny_bundle
 
 SERVE = """
@@ -239,6 +239,18 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
         status, output = server.ended()
         assert status == 0, server.log
         assert output.split() == ["False", "False"]
+
+
+def test_what_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
+    slow = write_tiny_bundle(tmp_path / "slow", decoder="slow")
+    with serving(slow, max_batch=1, drain_delay=0, drain_seconds=0) as server:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(httpx.get, f"{server.url}/sample?n=256", timeout=60)
+            while "vae_requests_in_progress 1.0" not in httpx.get(f"{server.url}/metrics").text:
+                assert not running.done()
+            server.signal()
+            assert_problem(running.result(), 503, "not-ready")
+        assert server.ended()[0] == 0, server.log
 
 
 def test_an_unfit_bundle_ends_the_start(tmp_path: Path) -> None:
