@@ -46,7 +46,6 @@ Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where th
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of the data.", show_default="./data")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")]
 BundleVersion = Annotated[str, typer.Option(help="Version of the bundle.")]
 Samples = Annotated[
     int | None,
@@ -158,16 +157,11 @@ def train(
         if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
         if publish is not None:
-            from training.evaluate import evaluate_run
-            from training.export import export as export_run
-            from training.figures import draw_run
+            from training.publish import publish_run
             from training.run import RunFolder
 
-            finished = RunFolder(folder)
-            evaluate_run(finished, data_dir=data_dir, console=console)
-            draw_run(finished, finished.figures, data_dir=data_dir, console=console)
             destination = publish / resolved.name
-            export_run(finished, destination, version=version, replace=True, data_dir=data_dir, console=console)
+            publish_run(RunFolder(folder), destination, version=version, data_dir=data_dir, console=console)
 
 
 @cli.command()
@@ -190,7 +184,7 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")],
     version: BundleVersion = "1",
-    replace: Replace = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Export a run as a bundle. It is held against PyTorch before it is put in place."""
@@ -204,7 +198,9 @@ def export(
 @cli.command()
 def figures(
     source: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle folder.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder.", show_default="RUN/figures")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder.", show_default="RUN/figures, or figures")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw figures of a run or a bundle. Reconstructions, samples, traversals, interpolations; a run's curves."""
@@ -212,13 +208,11 @@ def figures(
         from training.figures import draw_bundle, draw_run
         from training.run import RunFolder
 
-        if not (source / MANIFEST).exists():
+        if (source / MANIFEST).exists():  # a bundle holds its own files and no others
+            draw_bundle(_open(source), output or Path("figures"), console=console)
+        else:
             run = RunFolder(source)
             draw_run(run, output or run.figures, data_dir=data_dir, console=console)
-        elif output is None:
-            raise typer.BadParameter("is needed: a bundle holds its own files and no others", param_hint="--output")
-        else:
-            draw_bundle(_open(source), output, console=console)
 
 
 # --- a bundle and files, no server
@@ -253,16 +247,11 @@ def encode(
     skip: Annotated[bool, typer.Option("--skip", help="Leave out unreadable pictures, and name them.")] = False,
 ) -> None:
     """Encode pictures into latents."""
-    if output.suffix != ".npz":
-        raise typer.BadParameter("must end in .npz", param_hint="--output")
-    if not output.parent.is_dir():
-        raise OfflineError(f"{output.parent}: there is no such folder")
+    offline.check_encoding(output)
     bundle, total = _open(model, provider), offline.count_pictures(sources)
     tell = (lambda error: typer.echo(f"vae: skipped {error}", err=True)) if skip else None
     with _progress("encoding", total) as progress:
         encoding = offline.encode_pictures(bundle, offline.read_sources(sources), progress=progress, skip=tell)
-    if not encoding.names:
-        raise OfflineError("there are no pictures to encode")
     offline.save_encoding(output, encoding)
     typer.echo(f"{output}: {len(encoding.names)} of {total} pictures by {bundle.name}/{bundle.version}")
 
@@ -324,12 +313,6 @@ def _bundles() -> None:
 def verify(path: Annotated[Path, typer.Argument(help="Bundle folder.")] = PRETRAINED) -> None:
     """Check a bundle as a server does. Hashes, graphs, golden sample."""
     bundle = _open(path)
-    image = bundle.manifest.image
-    typer.echo(
-        f"{path}: {bundle.name}/{bundle.version} is sound: {image.height} x {image.width} x {image.channels} pixels, "
-        f"{bundle.manifest.latent.dim} latents, {bundle.manifest.likelihood.family} likelihood"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    image, latent = bundle.manifest.image, bundle.manifest.latent
+    shape = f"{image.height} x {image.width} x {image.channels} pixels, {latent.dim} latents"
+    typer.echo(f"{path}: {bundle.name}/{bundle.version} is sound; {shape}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.bundle.drawing import animate, encode_picture, tile
 from model.bundle.errors import OfflineError, PictureError
 from model.bundle.files import sync, write_bytes_atomically
-from model.bundle.folders import iterate_pictures, picture_names
+from model.bundle.folders import SUFFIXES, iterate_pictures, picture_names
 from model.bundle.pixels import fit_picture, from_network, read_picture, to_network, to_uint8
 from model.bundle.runtime import Bundle
 from model.bundle.store import staging_folder
@@ -45,8 +45,14 @@ class Encoding(NamedTuple):
 
 
 def count_pictures(sources: Sequence[Path]) -> int:
-    """How many pictures `read_sources` will give. Raises PictureError as `picture_names` does."""
-    return sum(len(picture_names(path)) if _holds_many(path) else 1 for path in sources)
+    """How many pictures `read_sources` will give. Raises OfflineError for a folder or zip that holds none."""
+    total = 0
+    for path in sources:
+        count = len(picture_names(path)) if _holds_many(path) else 1
+        if count == 0:
+            raise OfflineError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        total += count
+    return total
 
 
 def read_sources(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -103,8 +109,18 @@ def encode_pictures(
     return Encoding(np.concatenate(means), np.concatenate(log_variances), tuple(names))
 
 
+def check_encoding(path: Path) -> None:
+    """Refuse a file that `save_encoding` could not write, before any work is done. Raises OfflineError."""
+    if path.suffix.lower() != ".npz":
+        raise OfflineError(f"{path}: write to an .npz file")
+    if not path.parent.is_dir():
+        raise OfflineError(f"{path.parent}: there is no such folder")
+
+
 def save_encoding(path: Path, encoding: Encoding) -> None:
-    """An .npz file with the arrays `mean` and `log_variance` (N, D) and `names` (N)."""
+    """An .npz file with the arrays `mean` and `log_variance` (N, D) and `names` (N). Raises OfflineError for N = 0."""
+    if not encoding.names:
+        raise OfflineError("there are no pictures to encode")
     buffer = io.BytesIO()
     np.savez(
         buffer, mean=encoding.mean, log_variance=encoding.log_variance, names=np.array(encoding.names, dtype=np.str_)
@@ -115,14 +131,14 @@ def save_encoding(path: Path, encoding: Encoding) -> None:
 def load_latents(path: Path, dim: int) -> Floats:
     """Latents (N, D) of a .npy file, or of `mean` in an .npz file. Raises OfflineError, and OSError."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            latents = loaded
-        else:
-            with loaded:
-                if "mean" not in loaded.files:
-                    raise OfflineError(f"{path}: has no array named mean")
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                latents = loaded
+            elif "mean" in loaded.files:
                 latents = loaded["mean"]
+            else:
+                raise OfflineError(f"{path}: has no array named mean")
     except OfflineError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile):
