@@ -1,0 +1,169 @@
+"""Encoders and decoders of every size: exact shapes, a gradient for every parameter, images that ignore each other."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Generator, nn
+
+from model.networks.conv import ConvSettings, Upsampling, conv_decoder, conv_encoder, sizes
+from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder
+
+MLP = MLPSettings(kind="mlp", hidden=(12,))
+CONV = ConvSettings(kind="conv", channels=8, max_channels=16, hidden=12)
+SIZES = [(8, 8), (28, 28), (28, 20), (9, 13), (33, 17), (64, 64), (8, 256), (256, 256)]
+SETTINGS = pytest.mark.parametrize("settings", [MLP, CONV], ids=["mlp", "conv"])
+SHAPES = pytest.mark.parametrize(
+    "shape", [(channels, *size) for size in SIZES for channels in (1, 3)], ids=lambda shape: "x".join(map(str, shape))
+)
+
+
+def encoder(settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], outputs: int) -> nn.Sequential:
+    if isinstance(settings, MLPSettings):
+        return mlp_encoder(settings, shape, outputs)
+    return conv_encoder(settings, shape, outputs)
+
+
+def decoder(settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], latent_dim: int) -> nn.Sequential:
+    if isinstance(settings, MLPSettings):
+        return mlp_decoder(settings, shape, latent_dim)
+    return conv_decoder(settings, shape, latent_dim)
+
+
+@pytest.fixture(autouse=True)
+def generator() -> Generator:
+    torch.manual_seed(0)  # the layers draw their weights from the global generator
+    return Generator().manual_seed(0)
+
+
+@SETTINGS
+class TestBoth:
+    @SHAPES
+    def test_shapes_are_exact(
+        self, settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], generator: Generator
+    ) -> None:
+        images = torch.rand(2, *shape, generator=generator)
+        with torch.no_grad():
+            assert encoder(settings, shape, 10)(images).shape == (2, 10)
+            assert decoder(settings, shape, 5)(torch.randn(2, 5, generator=generator)).shape == (2, *shape)
+
+    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (1, 28, 20)])
+    def test_every_parameter_has_a_gradient(
+        self, settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], generator: Generator
+    ) -> None:
+        encoding, decoding = encoder(settings, shape, 10), decoder(settings, shape, 10)
+        images = torch.rand(4, *shape, generator=generator)
+        weights = torch.randn(4, *shape, generator=generator)
+        torch.autograd.backward((weights * decoding(encoding(images))).sum())
+        for name, parameter in [*encoding.named_parameters(), *decoding.named_parameters()]:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.count_nonzero() > 0, name
+
+    def test_images_do_not_depend_on_their_batch(
+        self, settings: MLPSettings | ConvSettings, generator: Generator
+    ) -> None:
+        """In training mode too: batch normalization would fail this."""
+        shape = (3, 12, 10)
+        encoding, decoding = encoder(settings, shape, 4).train(), decoder(settings, shape, 4).train()
+        images = torch.rand(5, *shape, generator=generator)
+        others = torch.cat([images[:1], 100 * torch.rand(4, *shape, generator=generator)])
+        with torch.no_grad():
+            alone = encoding(images[:1])
+            torch.testing.assert_close(encoding(others)[:1], alone, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(decoding(encoding(others))[:1], decoding(alone), rtol=1e-4, atol=1e-5)
+
+    def test_every_pixel_reaches_the_latent_and_every_latent_every_pixel(
+        self, settings: MLPSettings | ConvSettings, generator: Generator
+    ) -> None:
+        shape = (1, 9, 13)
+        encoding, decoding = encoder(settings, shape, 2).double(), decoder(settings, shape, 2).double()
+        images = torch.rand(1, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        (of_pixels,) = torch.autograd.grad(encoding(images).sum(), images)
+        assert of_pixels.count_nonzero() == of_pixels.numel()
+        latents = torch.zeros(2, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(lambda latent: decoding(latent[None])[0], latents)  # type: ignore[no-untyped-call]
+        assert jacobian.shape == (*shape, 2)
+        assert jacobian.count_nonzero() == jacobian.numel()
+
+
+class TestMLP:
+    def test_is_the_network_of_burda_et_al(self) -> None:
+        """784-200-200-50 with tanh; mean and log_variance share the hidden layers."""
+        settings = MLPSettings(kind="mlp")
+        encoding, decoding = mlp_encoder(settings, (1, 28, 28), 2 * 50), mlp_decoder(settings, (1, 28, 28), 50)
+        assert [type(layer) for layer in encoding] == [
+            nn.Flatten, nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear,
+        ]  # fmt: skip
+        assert [type(layer) for layer in decoding] == [
+            nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear, nn.Unflatten,
+        ]  # fmt: skip
+        assert widths(encoding) == [(784, 200), (200, 200), (200, 100)]
+        assert widths(decoding) == [(50, 200), (200, 200), (200, 784)]
+
+    @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+    def test_has_the_activation_it_was_told(self, activation: str) -> None:
+        settings = MLPSettings.model_validate({"kind": "mlp", "hidden": (5, 6, 7), "activation": activation})
+        layers = mlp_decoder(settings, (1, 8, 8), 3)
+        assert sum(isinstance(layer, ACTIVATIONS[activation]) for layer in layers) == 3
+        assert widths(layers) == [(3, 7), (7, 6), (6, 5), (5, 64)]
+
+
+class TestConv:
+    @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+    def test_halves_until_the_shorter_side_is_at_most_four(self, size: tuple[int, int]) -> None:
+        levels = sizes(*size)
+        assert levels[0] == size
+        assert min(levels[-1]) <= 4 < min(levels[-2])
+        assert all(
+            after == tuple(math.ceil(side / 2) for side in level)
+            for level, after in zip(levels, levels[1:], strict=False)
+        )
+
+    def test_channels_double_up_to_the_limit(self) -> None:
+        settings = ConvSettings(kind="conv", channels=8, max_channels=24, blocks=0)
+        strided = [layer for layer in conv_encoder(settings, (3, 64, 64), 4) if isinstance(layer, nn.Conv2d)]
+        assert [layer.out_channels for layer in strided] == [8, 16, 24, 24]
+        assert all(layer.stride == (2, 2) for layer in strided)
+
+    @pytest.mark.parametrize("blocks", [0, 1, 2])
+    def test_normalizes_by_group_and_never_by_batch(self, blocks: int) -> None:
+        settings = ConvSettings(kind="conv", channels=8, blocks=blocks)
+        layers = [*conv_encoder(settings, (1, 16, 16), 4).modules(), *conv_decoder(settings, (1, 16, 16), 4).modules()]
+        assert sum(isinstance(layer, nn.GroupNorm) for layer in layers) == 2 * 2 * 2 * blocks + 1
+        assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+
+    def test_upsampling_puts_each_group_of_four_channels_into_a_square(self) -> None:
+        layer = Upsampling(1, 1, (3, 4), kernel=1)
+        with torch.no_grad():
+            layer.convolution.weight.zero_()
+            assert layer.convolution.bias is not None
+            layer.convolution.bias.copy_(torch.arange(4.0))
+            image = layer(torch.zeros(1, 1, 2, 2))
+        assert image[0, 0].tolist() == [[0, 1, 0, 1], [2, 3, 2, 3], [0, 1, 0, 1]]  # the fourth row is cropped
+
+
+def widths(layers: nn.Sequential) -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers."""
+    return [(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (MLPSettings, {"kind": "mlp", "width": 3}),
+        (MLPSettings, {"kind": "mlp", "hidden": []}),
+        (MLPSettings, {"kind": "mlp", "hidden": [0]}),
+        (MLPSettings, {"kind": "mlp", "activation": "gelu"}),
+        (MLPSettings, {"kind": "conv"}),
+        (ConvSettings, {"kind": "conv", "depth": 3}),
+        (ConvSettings, {"kind": "conv", "channels": 12}),
+        (ConvSettings, {"kind": "conv", "blocks": -1}),
+        (ConvSettings, {}),
+    ],
+)
+def test_settings_refuse_what_they_do_not_know(kind: type[BaseModel], document: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate(document)
