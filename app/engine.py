@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.batcher import Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.metrics import Metrics
-from app.settings import Settings
+from app.settings import PRETRAINED, Settings
 from model.bundle.errors import BundleError
 from model.bundle.runtime import Bundle, Posterior, RuntimeOptions
 from model.bundle.store import open_bundle
@@ -97,7 +97,8 @@ class Engine:
         )
         models: dict[str, Model] = {}
         for folder in self.settings.bundle_folders():
-            bundle = open_bundle(folder, options)
+            # Package installers may hard-link what they install; elsewhere a hard link is another one's handle.
+            bundle = open_bundle(folder, options, allow_hard_links=folder == PRETRAINED)
             if bundle.name in models:
                 raise BundleError(f"{folder}: there is another bundle named {bundle.name}")
             models[bundle.name] = Model(bundle, self.settings, self.metrics)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bodies import Numbers, is_light, number_array, read_json, read_multipart, read_npy
-from app.errors import Invalid, translate
+from app.errors import Detail, Invalid, TooLarge, translate
 from app.negotiation import JSON, MULTIPART, NPY
 from app.schemas import ImagesBody, LatentsBody
 from app.settings import Settings
-from model.bundle.errors import PictureError
+from model.bundle.errors import PictureError, PictureTooLarge
 from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_network
 
@@ -31,6 +31,7 @@ class ImageReader:
 
     def __init__(self, spec: ImageSpec, limits: Settings, *, refuse: bool = False) -> None:
         self._spec, self._limits, self._refuse = spec, limits, refuse
+        self._pixels_left = limits.max_total_pixels
 
     def of_body(self, kind: str, content_type: str, body: bytes) -> Array:
         """Images of a body of any type, N from 1 to ``limits.max_items``."""
@@ -68,9 +69,17 @@ class ImageReader:
         return self._fit_arrays(array[None], pointer)
 
     def _fit_file(self, data: bytes, pointer: str) -> Fitted:
+        # A few kilobytes can hold millions of pixels: what counts is the work of decoding them all.
+        most = min(self._limits.max_pixels, self._pixels_left)
         try:
-            with read_picture(data, max_pixels=self._limits.max_pixels) as picture:
+            with read_picture(data, max_pixels=most) as picture:
+                self._pixels_left -= picture.width * picture.height
                 return fit_picture(picture, self._spec, refuse=self._refuse)[None]
+        except PictureTooLarge as error:
+            if most == self._limits.max_pixels:
+                raise translate(error, pointer) from None
+            sentence = f"The pictures of one request may have at most {self._limits.max_total_pixels} pixels in all."
+            raise TooLarge(sentence, errors=[Detail(pointer, sentence)]) from None
         except PictureError as error:
             raise translate(error, pointer) from None
 

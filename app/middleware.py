@@ -84,7 +84,7 @@ class Gate:
             self._metrics.request(note.route or _route_of(scope), method, status or CLIENT_GONE, seconds)
             if self._access_log:
                 access_logger.info(
-                    "%s %s %d %.1f ms %s", method, scope["path"], status, 1000 * seconds, note.request_id
+                    "%s %r %d %.1f ms %s", method, scope["path"], status, 1000 * seconds, note.request_id
                 )
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:

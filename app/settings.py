@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     max_items: int = Field(256, ge=1, le=65536, description="Most images or latents in a request; more get 422.")
     max_count: int = Field(256, ge=1, le=65536, description="Largest n, samples, and steps x segments; more get 422.")
     max_pixels: int = Field(16_800_000, ge=1, description="Most pixels of one picture, by its header; more get 413.")
+    max_total_pixels: int = Field(2**27, ge=1, description="Most pixels of a request's pictures in all; more get 413.")
     max_json_depth: int = Field(32, ge=3, le=512, description="Deepest nesting of a JSON body; deeper gets 400.")
     max_json_numbers: int = Field(2**22, ge=1, description="Most numbers in a JSON answer; more get 422.")
     max_npy_numbers: int = Field(2**26, ge=1, description="Most numbers in an .npy answer; more get 422.")

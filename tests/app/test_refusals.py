@@ -174,6 +174,16 @@ def test_sizes(run: Run, tiny: Path) -> None:
     run(scenario())
 
 
+def test_pixels_of_all_pictures_are_bounded(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny, max_total_pixels=200) as client:
+            files = [("images", ("a.png", picture(image))) for image in grey(4)]
+            assert (await client.post("/encode", files=files[:3])).status_code == 200
+            assert_problem(await client.post("/encode", files=files), 413, "too-large", pointer="/images/3")
+
+    run(scenario())
+
+
 def test_json_answers_are_bounded(run: Run, tiny: Path) -> None:
     async def scenario() -> None:
         async with running(tiny, max_json_numbers=100) as client:
