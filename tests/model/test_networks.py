@@ -117,10 +117,7 @@ class TestConv:
         levels = sizes(*size)
         assert levels[0] == size
         assert min(levels[-1]) <= 4 < min(levels[-2])
-        assert all(
-            after == tuple(math.ceil(side / 2) for side in level)
-            for level, after in zip(levels, levels[1:], strict=False)
-        )
+        assert all(after == tuple(math.ceil(side / 2) for side in level) for level, after in pairwise(levels))
 
     def test_channels_double_up_to_the_limit(self) -> None:
         settings = ConvSettings(kind="conv", channels=8, max_channels=24, blocks=0)
