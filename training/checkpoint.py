@@ -110,7 +110,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of this version ({FORMAT})")
-    return tensors, json.loads(metadata["state"])
+    try:
+        document = json.loads(metadata["state"])
+        Progress(**document["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged: its header does not say where the run stood") from error
+    return tensors, document
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

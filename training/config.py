@@ -8,13 +8,15 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.bundle.manifest import ImageSpec, Name
 from model.vae import Architecture
 from training.errors import ConfigError
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -62,7 +64,7 @@ class OptimizationConfig(Section):
     learning_rate: float = Field(1e-3, gt=0, description="the peak, reached after the warm-up")
     final_learning_rate: float = Field(0.0, ge=0, description="where the cosine schedule ends")
     warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Adam's decay rates of the two moments")
     epsilon: float = Field(1e-8, gt=0, description="Adam's epsilon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices and filters only")
     gradient_clip: float | None = Field(None, gt=0, description="largest global gradient norm; absent: no clipping")
@@ -165,9 +167,11 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key):
         raise ConfigError(f"--set {override}: write section.key=value, as in --set optimization.epochs=10")
     try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word, such as a path or a name
+        parsed = {}
+    # A bare word, such as a path or a name, stands for itself; so does what TOML would read as more than one value.
+    value: Any = parsed["value"] if list(parsed) == ["value"] else text
     *sections, leaf = key.split(".")
     table = document
     for section in sections:

@@ -26,6 +26,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def prepare(device: torch.device, threads: int | None) -> None:
+    """Set up this process for work that can be repeated bit for bit: so many CPU threads, and on CUDA only those
+    convolution algorithms whose sums always have the same order."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
 def choose_precision(wish: Literal["auto", "float32", "bfloat16"], network: str, device: torch.device) -> torch.dtype:
     """The autocast type: ``auto`` is bfloat16 for convolutions on hardware that multiplies it natively, else float32.
 

@@ -48,9 +48,9 @@ class LogMeanExp:
         largest = log_weights.amax(0)
         if self._largest is not None:
             largest = torch.maximum(largest, self._largest)
-            shrink = (self._largest - largest).exp()
+            shrink = _relative(self._largest, largest)
             self._sum, self._sum_of_squares = self._sum * shrink, self._sum_of_squares * shrink.square()
-        weights = (log_weights - largest).exp()
+        weights = _relative(log_weights, largest)
         self._sum = self._sum + weights.sum(0)
         self._sum_of_squares = self._sum_of_squares + weights.square().sum(0)
         self._largest = largest
@@ -63,8 +63,14 @@ class LogMeanExp:
         return self._largest + self._sum.log() - math.log(self._count)
 
     def effective_sample_size(self) -> Tensor:
-        """``(sum w)^2 / sum w^2``, ``(N,)`` (Kong, 1992)."""
+        """``(sum w)^2 / sum w^2``, ``(N,)`` (Kong, 1992); NaN without a positive weight."""
         return self._sum.square() / self._sum_of_squares
+
+
+def _relative(log_weights: Tensor, largest: Tensor) -> Tensor:
+    """``exp(log_weights - largest)``, where weights that are all zero, or infinite, stay what they are: as
+    ``torch.logsumexp`` does, and without inf - inf."""
+    return (log_weights - torch.where(largest.isinf(), 0.0, largest)).exp()
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from training.checkpoint import load_average
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.data.load import load_test
-from training.device import choose_device
+from training.device import choose_device, prepare
 from training.estimators import ImageEstimates, estimate_images
 from training.feed import Feed
 from training.objective import binarize
@@ -50,8 +50,7 @@ def evaluate_run(
     """
     config = _with_overrides(run.config(), importance_samples=importance_samples, images=images)
     device = choose_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    prepare(device, config.threads)
     model = VAE(config.model, config.image.shape)
     load_average(run.best, model)
     model.to(device).eval().requires_grad_(False)
@@ -109,7 +108,7 @@ def measure(
         negative_elbo=_estimate(rate + distortion),
         negative_log_likelihood=_estimate(-log_likelihood) if has_likelihood else None,
         effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
-        active_units=int((torch.cat(means).var(0) > ACTIVE_VARIANCE).sum()),
+        active_units=_active_units(torch.cat(means)),
         kl_per_dimension=tuple(torch.cat(divergences).double().mean(0).tolist()),
         reconstruction_error=_estimate(torch.cat(errors)),
         bits_per_dim=_estimate(-log_likelihood / nats_per_bit_per_image) if discrete else None,
@@ -168,6 +167,11 @@ def _estimate(values: Tensor) -> Estimate:
     mean = values.mean().item()
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Estimate(value=mean, low=mean - _Z_95 * error, high=mean + _Z_95 * error)
+
+
+def _active_units(means: Tensor) -> int:
+    """How many dimensions of the posterior means ``(N, D)`` vary over the images; none over a single image."""
+    return int((means.double().var(0) > ACTIVE_VARIANCE).sum()) if len(means) > 1 else 0
 
 
 def _with_overrides(config: RunConfig, **wishes: int | None) -> RunConfig:

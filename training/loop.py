@@ -95,7 +95,8 @@ class Loop:
         """
         progress, schedule = self.trainee.progress, self.config.schedule
         order = self._order(progress.step)
-        while not progress.finished and not interruption.requested:
+        stopping = interruption.requested
+        while not progress.finished and not stopping:
             self._step(order)
             epoch_ended = progress.step % self.plan.steps_per_epoch == 0
             if progress.step % schedule.log_every == 0:
@@ -103,7 +104,9 @@ class Loop:
             if epoch_ended:
                 order = self._order(progress.step)
                 self._end_epoch(progress.step // self.plan.steps_per_epoch)
-            if epoch_ended or progress.step % schedule.checkpoint_every == 0 or interruption.requested:
+            # Looked at once a step: a signal between two looks would end the run without a checkpoint of this step.
+            stopping = interruption.requested
+            if epoch_ended or progress.step % schedule.checkpoint_every == 0 or stopping:
                 self._recent.check(progress.step)
                 save_checkpoint(self.run.last, self.trainee)
 

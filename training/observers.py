@@ -83,7 +83,7 @@ class ConsoleObserver:
         )
 
     def _epoch(self, step: int) -> int:
-        return step // self._plan.steps_per_epoch + 1
+        return min(step, self._plan.total_steps - 1) // self._plan.steps_per_epoch + 1
 
 
 class DataProgress:
@@ -110,20 +110,21 @@ class DataProgress:
 
 
 class TensorBoardObserver:
-    """TensorBoard events of the same numbers.
+    """TensorBoard events of the same numbers; with ``start`` those of a run that is resumed after that step, which
+    hide what the interrupted run wrote later.
 
     Raises:
         ConfigError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, start: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter  # an extra: imported only when asked for
         except ImportError as error:
             raise ConfigError(
                 "schedule.tensorboard = true needs TensorBoard: pip install 'latentserve[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def trained(self, step: int, values: Values) -> None:
         """Scalars under train/."""

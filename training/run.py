@@ -16,6 +16,9 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,14 +28,21 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from model.bundle.files import write_text_atomically
-from training.config import RunConfig
+from training.config import EvaluationConfig, RunConfig
 from training.errors import CheckpointError, ConfigError
+
+if sys.platform != "win32":
+    import fcntl
 
 _Document = TypeVar("_Document", bound=BaseModel)
 _LIBRARIES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime", "pillow", "safetensors", "scikit-learn")
-# A resumed run may look up from its work at other times and be evaluated otherwise; nothing that the weights depend on
-# may differ.
-_FREE_ON_RESUME = {"schedule", "evaluation"}
+# A resumed run may write at other times and be evaluated otherwise; nothing that the weights depend on may differ, and
+# when it validates decides which weights are the best and when it stops early.
+_FREE_ON_RESUME: dict[str, set[str]] = {
+    "schedule": {"checkpoint_every", "log_every", "tensorboard"},
+    "evaluation": set(EvaluationConfig.model_fields),
+    "data": {"path", "test_path"},  # where the data lie may change; what they are is compared by their digests
+}
 
 
 class Provenance(BaseModel):
@@ -89,6 +99,30 @@ class RunFolder:
         """Where the run comes from; raises as ``config`` does."""
         return _read(self.provenance_file, Provenance)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While entered, no other process trains in this folder; the system lets go of it when a process dies.
+
+        Raises:
+            ConfigError: another process is at it.
+        """
+        if sys.platform == "win32":  # it has no lock of this kind, and two runs in one folder are the user's to avoid
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"{self.folder}: another process is training there") from error
+            # What a process that was killed while writing left behind; nobody else is writing now.
+            for leftover in self.folder.glob(".*.tmp"):
+                leftover.unlink()
+            yield
+        finally:
+            os.close(descriptor)
+
     def check_resumable(self, config: RunConfig, provenance: Provenance) -> None:
         """Refuse to go on with another configuration or other data than the run was started with.
 
@@ -96,21 +130,18 @@ class RunFolder:
             ConfigError: the configurations differ in something that the weights depend on.
             CheckpointError: the data, or what decides about rounding (device, threads, precision, PyTorch), differ.
         """
-        stored, wanted = self.config().model_dump(mode="json"), config.model_dump(mode="json")
-        # Where the data lie may change; what they are is compared below.
-        for document in (stored, wanted):
-            document["data"] = {key: value for key, value in document["data"].items() if not key.endswith("path")}
-        differing = [key for key in stored if key not in _FREE_ON_RESUME and stored[key] != wanted[key]]
+        stored, wanted = _binding(self.config()), _binding(config)
+        differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
         if differing:
             raise ConfigError(
                 f"{self.folder}: the run was started with other settings in {', '.join(differing)} "
                 f"(see {self.config_file.name}); resume with the same, or start another with --run"
             )
-        before = self.provenance()
-        for field in ("data", "device", "threads", "precision"):
-            if getattr(before, field) != getattr(provenance, field):
+        before, now = _rounding(self.provenance()), _rounding(provenance)
+        for what, value in before.items():
+            if value != now[what]:
                 raise CheckpointError(
-                    f"{self.folder}: {field} was {getattr(before, field)} and is {getattr(provenance, field)}: "
+                    f"{self.folder}: {what} was {value} and is {now[what]}: "
                     "the weights would not be those of an uninterrupted run"
                 )
 
@@ -138,19 +169,47 @@ def library_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the source that is running, with ``-dirty`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__)
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 (found on the PATH)
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        # An installation inside somebody else's checkout must not be taken for a part of it.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 (the arguments are ours)
+        ["git", *arguments],  # noqa: S607 (found on the PATH)
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()
+
+
+def _binding(config: RunConfig) -> dict[str, Any]:
+    """What a resumed run must have in common with the run, by ``section`` or ``section.key``."""
+    document: dict[str, Any] = {}
+    for section, value in config.model_dump(mode="json").items():
+        if section in _FREE_ON_RESUME:
+            document |= {f"{section}.{key}": v for key, v in value.items() if key not in _FREE_ON_RESUME[section]}
+        else:
+            document[section] = value
+    return document
+
+
+def _rounding(provenance: Provenance) -> dict[str, object]:
+    """The data, and what decides how sums over them are rounded."""
+    return {
+        "data": provenance.data,
+        "device": provenance.device,
+        "threads": provenance.threads,
+        "precision": provenance.precision,
+        "PyTorch": provenance.libraries.get("torch"),
+    }
 
 
 class MetricsLog:

@@ -10,7 +10,7 @@ from model.bundle.files import write_text_atomically
 from training.checkpoint import restore_checkpoint
 from training.config import RunConfig
 from training.data.load import load_training
-from training.device import choose_device, choose_precision
+from training.device import choose_device, choose_precision, prepare
 from training.feed import Feed
 from training.interruption import Interruption
 from training.loop import Loop, Observer, Plan, build_trainee
@@ -28,8 +28,7 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         ConfigError, DataError, CheckpointError, NonFiniteLoss: as their docstrings say.
     """
     device = choose_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    prepare(device, config.threads)
     precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
     with DataProgress(console) as progress:
         training, validation = load_training(
@@ -37,35 +36,37 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         )
     digests = {"name": training.name, "training": training.sha256, "validation": validation.sha256}
     provenance = provenance_of(config, device, precision, digests)
+    # Whatever is wrong with the plan is said before there is a run folder.
+    plan = Plan.of(config, len(training.images))
 
     run = RunFolder(folder)
-    resuming = resume and run.config_file.exists()
-    trainee = build_trainee(config, device)
-    if resuming:
-        run.check_resumable(config, provenance)
-        write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")
-        if run.last.exists():
-            restore_checkpoint(run.last, trainee)
-    else:
-        run.start(config, provenance)
-    start = trainee.progress.step
-    plan = Plan.of(config, len(training.images))
-    parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
-    console.print(
-        f"{config.name}: {len(training):,} training and {len(validation):,} validation images of {training.name}, "
-        f"{parameters:,} parameters, {plan.total_steps:,} steps on {provenance.device} "
-        f"({provenance.threads} threads, {provenance.precision})" + (f", resumed at step {start:,}" if start else ""),
-        highlight=False,
-        soft_wrap=True,
-    )
-
     with ExitStack() as stack:
+        stack.enter_context(run.held())
+        resuming = resume and run.config_file.exists()
+        trainee = build_trainee(config, device)
+        if resuming:
+            run.check_resumable(config, provenance)
+            write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")
+            if run.last.exists():
+                restore_checkpoint(run.last, trainee)
+        else:
+            run.start(config, provenance)
+        start = trainee.progress.step
+        parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
+        resumed = f", resumed at step {start:,}" if start else ""
+        console.print(
+            f"{config.name}: {len(training):,} training and {len(validation):,} validation images of {training.name}, "
+            f"{parameters:,} parameters, {plan.total_steps:,} steps on {provenance.device} "
+            f"({provenance.threads} threads, {provenance.precision}){resumed}",
+            highlight=False,
+            soft_wrap=True,
+        )
         log = MetricsLog(run.log_file, resume_at=start if resuming else None)
         stack.callback(log.close)
         bar = stack.enter_context(ConsoleObserver(plan, console, start=start))
         observers: list[Observer] = [LogObserver(log), bar]
         if config.schedule.tensorboard:
-            board = TensorBoardObserver(folder / "tensorboard")
+            board = TensorBoardObserver(folder / "tensorboard", start=start)
             stack.callback(board.close)
             observers.append(board)
         interruption = stack.enter_context(Interruption())
