@@ -11,12 +11,10 @@ Whatever fails on the way, nothing is published and nothing is left behind.
 """
 
 import io
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.console import Console
@@ -36,12 +34,11 @@ from model.bundle.manifest import (
     graph_signatures,
 )
 from model.bundle.pixels import to_network
-from model.bundle.runtime import Bundle, Posterior
+from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle, publish, staging_folder, write_manifest
 from model.likelihoods import Gaussian
 from model.vae import VAE
 from training.card import Facts, model_card
-from training.checkpoint import load_average
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.load import load_training
@@ -49,6 +46,7 @@ from training.errors import DataError, ExportError
 from training.graphs import decoder_graph, encoder_graph
 from training.run import RunFolder, git_commit
 from training.showcase import showcase
+from training.trained import TorchModel, load_best
 
 # Largest deviation from PyTorch: of mean and log_variance relative to max(1, |value|), of pixels in [0, 1] absolute.
 # Sums in another order differ in the sixth digit; a wrong graph in the first. The runtime's own golden test is ten
@@ -62,37 +60,6 @@ GOLDEN_IMAGES = 10
 GOLDEN_BYTES = 1 << 20
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TorchModel:
-    """The trained VAE with the interface of a bundle: float32 arrays in and out, on the CPU."""
-
-    vae: VAE
-
-    def encode(self, images: Floats) -> Posterior:
-        """Mean and log_variance ``(N, D)`` of images ``(N, C, H, W)`` in [0, 1]."""
-        with torch.inference_mode():
-            posterior = self.vae.posterior(torch.from_numpy(images))
-        return Posterior(posterior.mean.numpy(), posterior.log_variance.numpy())
-
-    def decode(self, latents: Floats) -> Floats:
-        """Mean images ``(N, C, H, W)`` in [0, 1] of latents ``(N, D)``."""
-        with torch.inference_mode():
-            images: Floats = self.vae.mean_image(torch.from_numpy(latents)).numpy()
-        return images
-
-
-def load_best(run: RunFolder) -> tuple[TorchModel, int]:
-    """The averaged weights with the lowest validation -ELBO of a run, and the step they are from.
-
-    Raises:
-        ConfigError, CheckpointError: there is no run, or no usable checkpoint in it.
-    """
-    config = run.config()
-    vae = VAE(config.model, config.image.shape)
-    step = load_average(run.best, vae)
-    return TorchModel(vae.float().eval().requires_grad_(False)), step
 
 
 def export(

@@ -25,9 +25,10 @@ from model.bundle.store import open_bundle
 from tests.support.runs import BERNOULLI, CONV, GAUSSIAN, MLP, pictures, write_run
 from training.data.load import load_test, load_training
 from training.errors import CheckpointError, ConfigError, DataError, ExportError
-from training.export import BATCH_SIZES, check_parity, export, load_best
+from training.export import BATCH_SIZES, check_parity, export
 from training.graphs import OPSET, decoder_graph, encoder_graph
 from training.run import RunFolder
+from training.trained import load_best
 
 CASES: dict[str, dict[str, Any]] = {
     "mlp, bernoulli, grey 8x8": {"network": MLP, "likelihood": BERNOULLI, "binarization": "dynamic"},

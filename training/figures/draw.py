@@ -1,0 +1,113 @@
+"""Which figures there are, and where they go."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+
+from model.bundle.files import write_bytes_atomically
+from model.bundle.runtime import Bundle
+from training.data.load import load_training
+from training.errors import DataError
+from training.figures.charts import latent_scatter, training_curves
+from training.figures.page import Panel, columns_of, constant_style, page, png
+from training.figures.panels import (
+    Bytes,
+    Model,
+    encode_images,
+    interpolations,
+    kl_of_dimensions,
+    reconstructions,
+    samples,
+    traversals,
+)
+from training.run import RunFolder, read_log
+from training.showcase import showcase
+from training.trained import load_best
+
+# Enough for KL per dimension and for a scatter; more points only hide each other.
+_MOST_IMAGES = 2000
+
+
+def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Console) -> list[Path]:
+    """Draw the best weights of a run on validation images, and its training curves, into ``folder``.
+
+    Returns:
+        The files: reconstructions, samples, traversals, interpolations, latents (where the data have labels) and
+        training_curves (where the log has a line), each ``.png``.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or no data; or the folder cannot
+            be written.
+    """
+    config = run.config()
+    model, _ = load_best(run)
+    _, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    shown = np.asarray(validation.images[showcase(validation, 2 * columns_of(config.image.width))])
+    many = validation.subset(np.arange(min(len(validation), _MOST_IMAGES)))
+    posterior = encode_images(model, many.images)
+    with constant_style():
+        figures = _pages(model, shown, kl_of_dimensions(posterior))
+        if many.labels is None:
+            console.print(f"no latents.png: {validation.name} has no labels to color it by", highlight=False)
+        else:
+            figures["latents"] = latent_scatter(posterior, many.labels, many.label_names)
+        log = read_log(run.log_file)
+        if log:
+            figures["training_curves"] = training_curves(log)
+        else:
+            console.print(f"no training_curves.png: {run.log_file.name} has no lines yet", highlight=False)
+        return _write(figures, folder, console)
+
+
+def draw_bundle(bundle: Bundle, folder: Path, *, console: Console) -> list[Path]:
+    """Draw a bundle with the serving code, on the images of its own golden sample: no data and no run are needed.
+
+    Returns:
+        The files: overview (for a README), reconstructions, samples, traversals and interpolations, each ``.png``.
+
+    Raises:
+        ModelFault: a graph fails.
+        DataError: the folder cannot be written.
+    """
+    images = bundle.golden.images
+    metrics = bundle.manifest.metrics
+    kl = kl_of_dimensions(encode_images(bundle, images)) if metrics is None else np.array(metrics.kl_per_dimension)
+    with constant_style():
+        figures = {"overview": page(_overview(bundle, images)), **_pages(bundle, images, kl)}
+        return _write(figures, folder, console)
+
+
+def _pages(model: Model, images: Bytes, kl: NDArray[np.float64]) -> dict[str, Figure]:
+    return {
+        "reconstructions": page([reconstructions(model, images)]),
+        "samples": page([samples(model, len(kl), images.shape[2])]),
+        "traversals": page([traversals(model, images[0], kl)]),
+        "interpolations": page([interpolations(model, images)]),
+    }
+
+
+def _overview(bundle: Bundle, images: Bytes) -> list[Panel]:
+    width = images.shape[2]
+    return [
+        samples(bundle, bundle.manifest.latent.dim, width, rows=3),
+        reconstructions(bundle, images, rows=1),
+        interpolations(bundle, images[[0, -1]], rows=1),
+    ]
+
+
+def _write(figures: dict[str, Figure], folder: Path, console: Console) -> list[Path]:
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            write_bytes_atomically(path, png(figure))
+            written.append(path)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    names = ", ".join(path.name for path in written)
+    console.print(f"{folder}: {names}", highlight=False, soft_wrap=True)
+    return written

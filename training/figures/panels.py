@@ -1,0 +1,94 @@
+"""What a model makes of images and of latents, as panels: reconstructions, samples, traversals, interpolations."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle.latents import gaussian_kl, interpolate, prior_latents, traverse
+from model.bundle.pixels import from_network, to_network, to_uint8
+from model.bundle.runtime import Posterior
+from training.figures.page import Panel, columns_of
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SEED = 0
+# A traversal goes this many standard deviations of the prior to either side.
+REACH = 3.0
+_BATCH = 100
+
+
+class Model(Protocol):
+    """A bundle, or a model in PyTorch."""
+
+    def encode(self, images: Floats) -> Posterior: ...
+
+    def decode(self, latents: Floats) -> Floats: ...
+
+
+def encode_images(model: Model, images: Bytes) -> Posterior:
+    """The posteriors of uint8 images ``(N, H, W, C)``, a batch at a time."""
+    batches = (to_network(np.asarray(images[start : start + _BATCH])) for start in range(0, len(images), _BATCH))
+    parts = [model.encode(batch) for batch in batches]
+    return Posterior(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def kl_of_dimensions(posterior: Posterior) -> NDArray[np.float64]:
+    """KL(q(z|x) || p(z)) of each latent dimension ``(D,)``, nats, mean over images: how much it says of an image."""
+    terms = gaussian_kl(posterior.mean.reshape(-1, 1), posterior.log_variance.reshape(-1, 1))
+    kl: NDArray[np.float64] = terms.reshape(posterior.mean.shape).mean(axis=0)
+    return kl
+
+
+def reconstructions(model: Model, images: Bytes, *, rows: int = 2) -> Panel:
+    """Originals, and below each what the decoder makes of its posterior mean; up to ``rows`` such pairs of rows."""
+    columns = min(columns_of(images.shape[2]), len(images))
+    rows = min(rows, len(images) // columns)
+    shown = images[: rows * columns]
+    decoded = _decode(model, encode_images(model, shown).mean)
+    grid = (rows, 1, columns, *shown.shape[1:])
+    pairs = np.concatenate([shown.reshape(grid), decoded.reshape(grid)], axis=1)
+    return Panel(
+        "originals, and their reconstructions below",
+        pairs.reshape(2 * rows, columns, *shown.shape[1:]),
+        row_labels=("original", "reconstruction") * rows,
+    )
+
+
+def samples(model: Model, dim: int, width: int, *, rows: int = 6) -> Panel:
+    """Mean images of latents from the prior."""
+    columns = columns_of(width)
+    decoded = _decode(model, prior_latents(rows * columns, dim, seed=SEED))
+    return Panel("samples: images of latents drawn from N(0, I)", decoded.reshape(rows, columns, *decoded.shape[1:]))
+
+
+def interpolations(model: Model, images: Bytes, *, rows: int = 5) -> Panel:
+    """From the first image to the second, from the third to the fourth ...: slerp between their posterior means."""
+    columns = columns_of(images.shape[2])
+    images = images if len(images) > 1 else images.repeat(2, axis=0)
+    rows = min(rows, len(images) // 2)
+    means = encode_images(model, images[: 2 * rows]).mean
+    frames = [_decode(model, interpolate(means[2 * row : 2 * row + 2], columns)) for row in range(rows)]
+    title = "interpolations between the latents of two images" if rows > 1 else "interpolation between two images"
+    return Panel(title, np.stack(frames))
+
+
+def traversals(model: Model, image: Bytes, kl: NDArray[np.float64], *, rows: int = 10) -> Panel:
+    """One image ``(H, W, C)`` with one latent dimension at a time changed: those with the largest KL."""
+    columns = columns_of(image.shape[1]) - 1 | 1  # odd, so that 0 is among them
+    start = encode_images(model, image[None]).mean[0]
+    order = np.argsort(-kl, kind="stable")[:rows]
+    frames = [_decode(model, traverse(start, int(index), -REACH, REACH, columns)) for index in order]
+    values = np.linspace(-REACH, REACH, columns)
+    return Panel(
+        "traversals: one image, one latent dimension changed (KL on the left)",
+        np.stack(frames),
+        row_labels=tuple(f"z{index}  {kl[index]:.2f} nats" for index in order),
+        column_labels=tuple(f"{value:.3g}".replace("-", "−") for value in values),
+    )
+
+
+def _decode(model: Model, latents: Floats) -> Bytes:
+    decoded = [model.decode(latents[start : start + _BATCH]) for start in range(0, len(latents), _BATCH)]
+    return to_uint8(from_network(np.concatenate(decoded)))

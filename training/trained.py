@@ -1,0 +1,45 @@
+"""A trained VAE with the interface of a bundle: what export compares with, and figures draw."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.bundle.runtime import Posterior
+from model.vae import VAE
+from training.checkpoint import load_average
+from training.run import RunFolder
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """float32 arrays in and out, on the CPU."""
+
+    vae: VAE
+
+    def encode(self, images: Floats) -> Posterior:
+        """Mean and log_variance ``(N, D)`` of images ``(N, C, H, W)`` in [0, 1]."""
+        with torch.inference_mode():
+            posterior = self.vae.posterior(torch.from_numpy(images))
+        return Posterior(posterior.mean.numpy(), posterior.log_variance.numpy())
+
+    def decode(self, latents: Floats) -> Floats:
+        """Mean images ``(N, C, H, W)`` in [0, 1] of latents ``(N, D)``."""
+        with torch.inference_mode():
+            images: Floats = self.vae.mean_image(torch.from_numpy(latents)).numpy()
+        return images
+
+
+def load_best(run: RunFolder) -> tuple[TorchModel, int]:
+    """The averaged weights with the lowest validation -ELBO of a run, and the step they are from.
+
+    Raises:
+        ConfigError, CheckpointError: there is no run, or no usable checkpoint in it.
+    """
+    config = run.config()
+    vae = VAE(config.model, config.image.shape)
+    step = load_average(run.best, vae)
+    return TorchModel(vae.float().eval().requires_grad_(False)), step
