@@ -1,0 +1,296 @@
+"""The command line: what it parses, what it passes on, and how it says no."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import app.main
+import vae
+from app.options import flag
+from app.settings import PREFIX, Settings
+from model.bundle.latents import prior_latents
+from model.bundle.store import open_bundle
+from tests.support.tiny import write_tiny_bundle
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Vae = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Vae:
+    """`vae ARGUMENTS` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["vae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            vae.main()
+        written = capsys.readouterr()
+        assert isinstance(ended.value.code, int | None)
+        assert "Traceback" not in written.err
+        return Outcome(ended.value.code or 0, written.out, written.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """What would have been served."""
+    found: list[Settings] = []
+    monkeypatch.setattr(app.main, "serve", found.append)
+    return found
+
+
+# --- vae, vae serve
+
+
+def test_version(run: Vae) -> None:
+    assert run("--version").out.startswith("latentserve ")
+
+
+def test_no_command_is_help(run: Vae) -> None:
+    outcome = run()
+    assert outcome.code == 2
+    assert "serve" in outcome.err
+
+
+def test_every_setting_is_an_option_with_its_help_and_variable(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setenv("TERMINAL_WIDTH", "1000")
+    shown = " ".join(run("serve", "--help").out.split())
+    for name, field in Settings.model_fields.items():
+        assert flag(name) in shown
+        assert f"({PREFIX}{name.upper()}" in shown
+        assert " ".join((field.description or "no description").split()) in shown
+
+
+def test_options_become_settings(run: Vae, served: list[Settings]) -> None:
+    given = ["--model", "a", "--model", "b,c", "--api-key", "k", "--port", 0, "--access-log", "--provider", "auto"]
+    assert run("serve", *given, "--queue-seconds", 0.5).code == 0
+    (settings,) = served
+    assert settings.models == (Path("a"), Path("b,c"))
+    assert [key.get_secret_value() for key in settings.api_keys] == ["k"]
+    assert (settings.port, settings.access_log, settings.provider, settings.queue_seconds) == (0, True, "auto", 0.5)
+
+
+def test_options_win_over_variables_and_variables_over_defaults(
+    run: Vae, served: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAE_PORT", "7000")
+    monkeypatch.setenv("VAE_MAX_BATCH", "7")
+    monkeypatch.setenv("VAE_ACCESS_LOG", "true")
+    assert run("serve", "--port", 0, "--no-access-log").code == 0
+    (settings,) = served
+    assert (settings.port, settings.max_batch, settings.access_log) == (0, 7, False)
+    assert settings.max_items == Settings.model_fields["max_items"].default
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        (["--port", "99999"], {}, "--port (VAE_PORT)"),
+        ([], {"VAE_MAX_BATCH": "many"}, "--max-batch (VAE_MAX_BATCH)"),
+        ([], {"VAE_MAX_BACTH": "8"}, "did you mean VAE_MAX_BATCH"),
+        (["--port", "x"], {}, "--port"),
+        (["--prot", "1"], {}, "--prot"),
+        (["--provider", "tpu"], {}, "--provider"),
+    ],
+)
+def test_settings_that_are_wrong(
+    arguments: list[str],
+    variables: dict[str, str],
+    words: str,
+    run: Vae,
+    served: list[Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    outcome = run("serve", *arguments)
+    assert (outcome.code, served) == (2, [])
+    assert words in outcome.err
+
+
+def test_a_refused_secret_is_not_shown(run: Vae, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_PORT", "swordfish")
+    outcome = run("serve", "--api-key", " ", "--api-key", "opensesame")
+    assert outcome.code == 2
+    assert "opensesame" not in outcome.err
+    assert "swordfish" not in outcome.err
+
+
+def test_a_bundle_that_is_not_there_ends_the_server(run: Vae) -> None:
+    outcome = run("serve", "--model", "missing", "--port", 0)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.splitlines()[-1] == "vae: missing: no bundle there"
+
+
+# --- a bundle and files
+
+
+def test_there_and_back(run: Vae, tiny: Path, tmp_path: Path) -> None:
+    assert run("sample", "-n", 5, "--seed", 7, "--model", tiny, "-o", "drawn").code == 0
+    assert run("encode", "drawn", "--model", tiny, "-o", "latents.npz").out.startswith("latents.npz: 5 of 5 pictures")
+    assert run("decode", "latents.npz", "--model", tiny, "-o", "back.npy").code == 0
+    assert np.load(tmp_path / "back.npy").shape == (5, 8, 8, 1)
+    with np.load(tmp_path / "latents.npz") as saved:
+        assert list(saved["names"]) == [f"{number:05}.png" for number in range(5)]
+
+
+def test_a_seed_draws_what_a_server_draws(run: Vae, tiny: Path, tmp_path: Path) -> None:
+    outcome = run("sample", "-n", 3, "--seed", 7, "--temperature", 0.5, "--model", tiny, "-o", "array.npy")
+    assert outcome.out.splitlines() == ["array.npy: 3 pictures by tiny/1", "seed 7"]
+    decoded = open_bundle(tiny).decode(prior_latents(3, 2, seed=7, temperature=0.5))[:, 0]
+    np.testing.assert_array_equal(np.load(tmp_path / "array.npy")[..., 0], np.rint(decoded * 255))
+
+
+def test_without_a_seed_the_seed_is_told(run: Vae, tiny: Path) -> None:
+    said = run("sample", "-n", 1, "--model", tiny, "-o", "a.png").out.splitlines()[-1]
+    seed = said.removeprefix("seed ")
+    assert run("sample", "-n", 1, "--seed", seed, "--model", tiny, "-o", "b.png").code == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_interpolate(run: Vae, tiny: Path) -> None:
+    assert run("sample", "-n", 3, "--seed", 1, "--model", tiny, "-o", "ends").code == 0
+    ends = sorted(Path("ends").iterdir())
+    assert run("interpolate", *ends, "--steps", 4, "--model", tiny, "-o", "strip.png").code == 0
+    with Image.open("strip.png") as strip:
+        assert strip.size == (7 * 8 + 6 * 2, 8)
+    assert run("interpolate", *ends[:2], "--path", "linear", "--model", tiny, "-o", "walk.gif").code == 0
+    assert run("interpolate", ends[0], "--model", tiny, "-o", "walk.gif").code == 2
+
+
+def test_verify(run: Vae, tiny: Path, tmp_path: Path) -> None:
+    assert "tiny/1 is sound" in run("bundle", "verify", tiny).out
+    broken = write_tiny_bundle(tmp_path / "broken")
+    (broken / "MODEL_CARD.md").write_text("another")
+    outcome = run("bundle", "verify", broken)
+    assert outcome.code == 1
+    assert outcome.err.startswith("vae: ")
+    assert "MODEL_CARD.md" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["encode", "missing", "-o", "a.npz"], 2, "missing"),
+        (["encode", "text.png", "-o", "a.npz"], 1, "text.png: "),
+        (["encode", "empty", "-o", "a.npz"], 1, "holds no pictures"),
+        (["encode", "text.png", "-o", "a.txt"], 1, "a.txt"),
+        (["decode", "text.png", "-o", "a.png"], 1, "text.png"),
+        (["sample", "-o", "nowhere/a.png"], 1, "nowhere"),
+        (["sample", "-o", "a.bmp"], 1, "a.bmp"),
+        (["sample", "-n", "0", "-o", "a.png"], 2, "-n"),
+        (["sample", "--temperature", "nan", "-o", "a.png"], 2, "--temperature"),
+        (["sample", "--seed", "-1", "-o", "a.png"], 2, "--seed"),
+        (["sample"], 2, "-o"),
+    ],
+)
+def test_a_mistake_is_told_in_words(arguments: list[str], code: int, words: str, run: Vae, tiny: Path) -> None:
+    Path("text.png").write_text("no picture")
+    Path("empty").mkdir()
+    outcome = run(*arguments, "--model", tiny)
+    assert outcome.code == code
+    assert words in outcome.err
+    assert code == 2 or len(outcome.err.splitlines()) == 1
+    assert {path.name for path in Path().iterdir()} == {"text.png", "empty"}
+
+
+def test_skipped_pictures_are_named(run: Vae, tiny: Path) -> None:
+    assert run("sample", "-n", 2, "--seed", 1, "--model", tiny, "-o", "drawn").code == 0
+    Path("drawn/bad.png").write_text("no picture")
+    outcome = run("encode", "drawn", "--skip", "--model", tiny, "-o", "a.npz")
+    assert outcome.out.startswith("a.npz: 2 of 3 pictures")
+    assert outcome.err.startswith("vae: skipped bad.png: ")
+
+
+# --- training
+
+
+def test_dry_run_prints_the_resolved_configuration_and_does_nothing(run: Vae) -> None:
+    outcome = run("train", "mnist", "--set", "seed=7", "--set", "optimization.epochs=3", "--dry-run")
+    document = json.loads(outcome.out)
+    assert (document["name"], document["seed"], document["optimization"]["epochs"]) == ("mnist", 7, 3)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist-mlp", "folder", "smoke"])
+def test_ready_made_configurations_resolve(name: str, run: Vae) -> None:
+    assert run("train", name, "--dry-run").code == 0
+
+
+def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(run: Vae) -> None:
+    Path("mnist").mkdir()
+    assert run("train", "mnist", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "minst"], 2, "one of "),
+        (["train", "missing.toml"], 2, "missing.toml"),
+        (["train", "mnist", "--set", "optimization.epoch=3"], 2, "optimization.epoch"),
+        (["train", "mnist", "--set", "epochs"], 2, "--set"),
+        (["evaluate", "missing"], 2, "missing"),
+        (["export", "missing", "-o", "bundle"], 2, "missing"),
+        (["figures", "missing"], 2, "missing"),
+        (["train", "folder", "--set", "data.path=missing"], 1, "missing"),
+    ],
+)
+def test_a_mistake_in_training_is_told_in_words(arguments: list[str], code: int, words: str, run: Vae) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == code
+    assert words in outcome.err
+    assert outcome.err.startswith("vae: ")
+
+
+def test_an_interrupted_run_has_its_own_exit_code(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> bool:
+        return False
+
+    monkeypatch.setattr("training.train.train", interrupted)
+    assert run("train", "smoke", "--publish", "bundles").code == 130
+    assert list(Path().iterdir()) == []
+
+
+def test_from_one_command_to_a_bundle_that_works(run: Vae) -> None:
+    quick = [
+        "--set",
+        "optimization.epochs=1",
+        "--set",
+        "evaluation.importance_samples=2",
+        "--set",
+        "evaluation.images=20",
+    ]
+    first = run("train", "smoke", *quick, "--publish", "bundles", "--resume")
+    assert first.code == 0, first.err
+    assert {"metrics.json", "config.json", "figures"} <= {path.name for path in Path("runs/smoke").iterdir()}
+    assert run("bundle", "verify", "bundles/smoke").code == 0
+    # Typed again, it has nothing to train, and publishes again.
+    again = run("train", "smoke", *quick, "--publish", "bundles", "--resume", "--version", "2")
+    assert again.code == 0, again.err
+    assert "smoke/2 is sound" in run("bundle", "verify", "bundles/smoke").out
+    # Without --resume a run is never overwritten.
+    assert run("train", "smoke", *quick).code == 2
+    assert run("export", "runs/smoke", "-o", "bundles/smoke").code == 1
+    assert run("figures", "bundles/smoke", "-o", "drawn").code == 0
+    assert run("evaluate", "runs/smoke", "--samples", 1, "--images", 5).code == 0
