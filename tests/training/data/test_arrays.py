@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.bundle.manifest import ImageSpec
 from training.data.arrays import ArrayPools, array_pools
@@ -53,7 +54,7 @@ def test_npz_splits_and_labels_are_found_by_name(tmp_path: Path, grey: ImageSpec
     labels = np.array([3, 1, 2, 0], np.uint8)
     if "labels" in keys:
         arrays[keys["labels"]] = labels
-    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    np.savez_compressed(tmp_path / "a.npz", allow_pickle=False, **arrays)
     pools = opened(tmp_path / "a.npz", grey)
     for kind in ("training", "validation", "test"):
         opener = getattr(pools, kind)
@@ -70,9 +71,9 @@ def test_npz_splits_and_labels_are_found_by_name(tmp_path: Path, grey: ImageSpec
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_])
 def test_binary_images_are_scaled_only_when_the_configuration_says_so(
-    tmp_path: Path, grey: ImageSpec, dtype: type
+    tmp_path: Path, grey: ImageSpec, dtype: type[np.generic]
 ) -> None:
-    binary = (images_of(6) > 127).astype(dtype)
+    binary: NDArray[np.generic] = (images_of(6) > 127).astype(dtype)
     np.savez(tmp_path / "a.npz", train=binary)
     pool = opened(tmp_path / "a.npz", grey, static=True).training()
     data = pool.read(all_rows(6), "train")

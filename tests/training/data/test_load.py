@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_a_test_folder_inside_the_training_folder_is_refused(
 def test_arrays_keep_their_own_splits(tmp_path: Path, grey: ImageSpec) -> None:
     generator = np.random.default_rng(0)
     parts = {name: generator.integers(0, 2, (n, 9, 8), dtype=np.uint8) for name, n in (("train", 9), ("valid", 3))}
-    np.savez(tmp_path / "a.npz", **parts, test=np.array([None] * 4))
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **parts, test=np.array([None] * 4))
     config = DataConfig(source="arrays", path=tmp_path / "a.npz", binarization="static")
     train, validation = load_training(config, grey, seed=0)
     assert np.array_equal(train.images[..., 0], parts["train"] * 255)
@@ -180,7 +181,9 @@ def test_too_few_images_are_refused_with_what_would_do(tmp_path: Path, grey: Ima
 
 
 @pytest.mark.parametrize("source", ["pictures", "arrays"])
-def test_a_path_that_is_missing_is_asked_for(tmp_path: Path, grey: ImageSpec, source: str) -> None:
+def test_a_path_that_is_missing_is_asked_for(
+    tmp_path: Path, grey: ImageSpec, source: Literal["pictures", "arrays"]
+) -> None:
     empty = DataConfig.model_construct(source=source, path=None, test_path=None)
     with pytest.raises(DataError, match=r"data\.path is missing"):
         load_training(empty, grey, seed=0)
