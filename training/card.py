@@ -60,9 +60,9 @@ def _data(facts: Facts) -> str:
     return (
         "## Data\n\n"
         f"{name}: {facts.training_images:,} images to train on and {facts.validation_images:,} validation images, "
-        "which chose the weights that were kept and gave the golden sample in this bundle. Test images are apart from "
-        "both: nothing was trained on them and nothing chosen by them. What the source does not divide itself was "
-        f"divided by seed {config.seed}.\n\n"
+        "which chose the weights that were kept. A few of these lie in this bundle, in golden.npz, for its self-test. "
+        "Test images are apart from both: nothing was trained on them and nothing chosen by them. What the source does "
+        f"not divide itself was divided by seed {config.seed}.\n\n"
         f"Pictures of another size are fitted by the rule `{image.fit}` with {image.resample} resampling, here as in "
         f"the server. {binarization}"
     )

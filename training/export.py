@@ -87,6 +87,8 @@ def export(
         ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not the data of the run.
     """
     config, provenance = run.config(), run.provenance()
+    if destination.name in ("", ".."):
+        raise ExportError(f"{destination}: name the bundle's own folder, as in bundles/{config.name}")
     if not replace and destination.is_dir() and any(destination.iterdir()):
         raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
     model, step = load_best(run)

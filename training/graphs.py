@@ -63,7 +63,7 @@ def encoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
     """encoder.onnx of a float32 model on the CPU.
 
     Raises:
-        ExportError: the weights need more than the 2 GiB that a self-contained graph may have.
+        ExportError: the weights need more than the 2 GiB that a self-contained graph may have, or the exporter fails.
     """
     _check_size(vae.encoder, spec)
     return _graph(_Encoder(vae), torch.zeros(_EXAMPLE_BATCH, *vae.shape), spec)
@@ -84,24 +84,27 @@ def _check_size(network: nn.Module, spec: GraphSpec) -> None:
 
 
 def _graph(module: nn.Module, example: Tensor, spec: GraphSpec) -> bytes:
-    with _quietly():
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs],
-            dynamic_shapes=({0: "N"},),
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError(f"{spec.file}: the exporter made no graph")
-    graph: onnx.ModelProto = program.model_proto
-    graph.graph.ClearField("value_info")  # shapes between the nodes: ONNX Runtime infers them
-    _remove_remarks(graph)
-    onnx.checker.check_model(graph, full_check=True)
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=({0: "N"},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError(f"{spec.file}: PyTorch's exporter made no graph")
+        graph: onnx.ModelProto = program.model_proto
+        graph.graph.ClearField("value_info")  # shapes between the nodes: ONNX Runtime infers them
+        _remove_remarks(graph)
+        onnx.checker.check_model(graph, full_check=True)
+    except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError) as error:
+        raise ExportError(f"{spec.file}: PyTorch's exporter cannot make this graph") from error
     return bytes(graph.SerializeToString(deterministic=True))
 
 

@@ -307,6 +307,22 @@ def test_replace_never_takes_the_place_of_other_things(simple: Exported, quick: 
     assert (quick / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("place", [".", "..", "/", "bundles/.."])
+def test_a_place_without_a_name_is_refused(simple: Exported, place: str) -> None:
+    with pytest.raises(ExportError, match="bundles/tiny-run"):
+        _again(simple, Path(place), replace=True)
+
+
+def test_what_the_exporter_cannot_do_is_said_in_a_line(simple: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.onnx.OnnxExporterError("pages of advice")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    model, _ = load_best(simple.run)
+    with pytest.raises(ExportError, match=r"^encoder\.onnx: PyTorch's exporter cannot make this graph$"):
+        encoder_graph(model.vae, simple.bundle.manifest.graphs.encoder)
+
+
 def test_a_version_that_no_bundle_may_have_is_refused(simple: Exported, quick: Path) -> None:
     with pytest.raises(ExportError, match="version"):
         _again(simple, quick, version="../1")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from model.bundle.errors import ModelFault
 from model.bundle.latents import gaussian_kl, prior_latents
 from model.bundle.pixels import from_network, to_network, to_uint8
 from model.bundle.runtime import Posterior
@@ -143,6 +144,14 @@ def test_a_users_style_changes_nothing_and_is_left_alone(tmp_path: Path) -> None
         styled = draw_bundle(bundle, tmp_path / "styled", console=_quiet())
         assert mpl.rcParams["text.color"] == "red"
     assert [file.read_bytes() for file in plain] == [file.read_bytes() for file in styled]
+
+
+def test_a_model_that_gives_nan_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(write_tiny_bundle(tmp_path / "tiny", decoder="overflowing"))
+    monkeypatch.setattr("training.figures.panels.REACH", 1e6)
+    with pytest.raises(ModelFault, match="NaN"):
+        draw_bundle(bundle, tmp_path / "figures", console=_quiet())
+    assert not (tmp_path / "figures").exists()
 
 
 # --- panels

@@ -41,6 +41,7 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     Raises:
         ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or no data; or the folder cannot
             be written.
+        ModelFault: the model gives NaN or infinity.
     """
     config = run.config()
     model, _ = load_best(run)
@@ -69,7 +70,7 @@ def draw_bundle(bundle: Bundle, folder: Path, *, console: Console) -> list[Path]
         The files: overview (for a README), reconstructions, samples, traversals and interpolations, each ``.png``.
 
     Raises:
-        ModelFault: a graph fails.
+        ModelFault: a graph fails, or gives NaN or infinity.
         DataError: the folder cannot be written.
     """
     images = bundle.golden.images

@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bundle.errors import ModelFault
 from model.bundle.latents import gaussian_kl, interpolate, prior_latents, traverse
 from model.bundle.pixels import from_network, to_network, to_uint8
 from model.bundle.runtime import Posterior
@@ -91,4 +92,7 @@ def traversals(model: Model, image: Bytes, kl: NDArray[np.float64], *, rows: int
 
 def _decode(model: Model, latents: Floats) -> Bytes:
     decoded = [model.decode(latents[start : start + _BATCH]) for start in range(0, len(latents), _BATCH)]
-    return to_uint8(from_network(np.concatenate(decoded)))
+    images = np.concatenate(decoded)
+    if not np.isfinite(images).all():
+        raise ModelFault("the decoder gave NaN or infinity")
+    return to_uint8(from_network(images))
