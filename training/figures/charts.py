@@ -59,7 +59,7 @@ def latent_scatter(posterior: Posterior, labels: NDArray[np.int64], names: Seque
     axes.set_ylabel(axis_labels[1])
     values, counts = np.unique(labels, return_counts=True)
     chosen = np.sort(values[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
-    size = float(np.clip(4000 / len(points), 6, 30))
+    size = float(np.clip(15000 / len(points), 9, 30))
     others = ~np.isin(labels, chosen)
     if others.any():
         axes.scatter(points[others, 0], points[others, 1], s=size, color=_OTHERS, linewidths=0, label="others")
