@@ -27,7 +27,7 @@ from model.bundle.manifest import MANIFEST
 from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.store import open_bundle
 
-TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "sklearn", "training"}
+TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "sklearn"}
 WRONG_USAGE = 2
 INTERRUPTED = 130
 
@@ -60,9 +60,9 @@ def main() -> None:
     except (BundleError, PictureError, OfflineError, ModelFault) as error:
         _fail(str(error))
     except OSError as error:
-        if error.filename is None:
+        if error.strerror is None:
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
@@ -120,7 +120,7 @@ def _training() -> Iterator[Console]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
             raise
-        _fail(f"training needs {error.name}: pip install 'latentserve[training]'", WRONG_USAGE)
+        _fail(f"training needs {error.name}: pip install 'latentserve[training]' (in a clone: make dev)", WRONG_USAGE)
     except ConfigError as error:
         _fail(str(error), WRONG_USAGE)
     except TrainingError as error:
