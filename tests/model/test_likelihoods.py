@@ -17,6 +17,7 @@ from model.likelihoods import (
     LikelihoodSettings,
     build_likelihood,
 )
+from tests.support.densities import log_density
 
 SHAPE = (4, 3, 5, 7)
 
@@ -38,8 +39,7 @@ def images(generator: Generator) -> Tensor:
 
 def log_prob(distribution: distributions.Distribution, images: Tensor) -> Tensor:
     """By torch, summed over all pixels and channels of an image."""
-    result: Tensor = distribution.log_prob(images).sum((-3, -2, -1))
-    return result
+    return log_density(distribution, images).sum((-3, -2, -1))
 
 
 class TestBernoulli:

@@ -1,12 +1,13 @@
 """Encoders and decoders of every size: exact shapes, a gradient for every parameter, images that ignore each other."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from model.networks.conv import ConvSettings, Upsampling, conv_decoder, conv_encoder, sizes
 from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder
@@ -84,7 +85,8 @@ class TestBoth:
         (of_pixels,) = torch.autograd.grad(encoding(images).sum(), images)
         assert of_pixels.count_nonzero() == of_pixels.numel()
         latents = torch.zeros(2, dtype=torch.float64)
-        jacobian = torch.autograd.functional.jacobian(lambda latent: decoding(latent[None])[0], latents)  # type: ignore[no-untyped-call]
+        differentiate: Callable[..., Tensor] = torch.autograd.functional.jacobian
+        jacobian = differentiate(lambda latent: decoding(latent[None])[0], latents)
         assert jacobian.shape == (*shape, 2)
         assert jacobian.count_nonzero() == jacobian.numel()
 

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from model.posteriors import soft_bound
 from model.vae import ELBO, VAE, Architecture
+from tests.support.densities import log_density
 
 MLP = {"kind": "mlp", "hidden": [12]}
 CONV = {"kind": "conv", "channels": 8, "hidden": 12}
@@ -132,7 +133,7 @@ def test_the_elbo_bounds_the_evidence_of_a_model_small_enough_to_integrate(gener
     with torch.no_grad():
         grid = torch.linspace(-8, 8, 4001)
         joint = vae.likelihood.log_prob(vae.decode(grid[:, None])[:, None], images).double()
-        joint += torch.distributions.Normal(0.0, 1.0).log_prob(grid).double()[:, None]  # type: ignore[no-untyped-call]
+        joint += log_density(torch.distributions.Normal(0.0, 1.0), grid).double()[:, None]
         evidence = torch.logsumexp(joint, 0) + torch.log(grid[1] - grid[0])
         noise = torch.randn(2000, 3, 1, generator=generator)
         bounds = torch.stack([vae.elbo(images, sample).negative for sample in noise]).double()
