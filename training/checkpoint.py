@@ -71,6 +71,9 @@ def restore_checkpoint(path: Path, trainee: Trainee) -> None:
         for name, tensor in _under("optimizer.", tensors).items():
             index, _, key = name.partition(".")
             states.setdefault(int(index), {})[key] = tensor
+        if len(states) != len(list(trainee.model.parameters())):
+            # PyTorch takes what is missing for a parameter that never moved, and would start its moments anew.
+            raise ValueError("a parameter has no optimizer state")
         trainee.optimizer.load_state_dict({"state": states, "param_groups": document["param_groups"]})
         trainee.generator.set_state(tensors["generator"])
         for field, value in Progress(**document["progress"]).__dict__.items():

@@ -1,0 +1,97 @@
+"""Runs that kill themselves with SIGKILL at an exact place: ``python -m tests.support.dying PRECISION FOLDER=DEATH...``
+
+A death is ``after-step:N``, or ``half-written|before-rename|after-rename:FILE:N`` for the N-th time that a checkpoint
+FILE is written. Each run is a process of its own, forked from this one, which has imported PyTorch but computed
+nothing. Prints the signal that ended each run, one a line.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import sklearn.datasets  # noqa: F401 (imported here once instead of in every run)
+
+from tests.support.digits import digits_config, run_digits
+from training.loop import Loop
+
+
+def die() -> None:
+    """At once: no handler, no finally, no flush."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_step(step: int) -> None:
+    """Arm: die when the loop has done a step and not yet looked at what to do next."""
+    original = Loop._step
+
+    def dying(self: Loop, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.trainee.progress.step == step:
+            die()
+
+    Loop._step = dying  # type: ignore[method-assign, assignment]  # a process that is about to end
+
+
+def die_renaming(file: str, time: int, *, before: bool) -> None:
+    """Arm: die when the new file is complete and still has its temporary name, or just got its own."""
+    original, seen = Path.replace, 0
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal seen
+        seen += target.name == file
+        due = target.name == file and seen == time
+        if due and before:
+            die()
+        result = original(self, target)
+        if due:
+            die()
+        return result
+
+    Path.replace = dying  # type: ignore[method-assign, assignment]  # a process that is about to end
+
+
+def die_writing(file: str, time: int) -> None:
+    """Arm: die when half of the new file is written."""
+    original, seen = Path.open, 0
+
+    def dying(self: Path, *arguments: Any, **options: Any) -> IO[Any]:
+        nonlocal seen
+        opened: IO[Any] = original(self, *arguments, **options)
+        if file in self.name and self.name.endswith(".tmp"):
+            seen += 1
+            if seen == time:
+                opened.write(b"x" * 10_000)
+                opened.flush()
+                die()
+        return opened
+
+    Path.open = dying  # type: ignore[method-assign, assignment]  # a process that is about to end
+
+
+def arm(death: str) -> None:
+    """Parse a death and lie in wait."""
+    kind, *where = death.split(":")
+    if kind == "after-step":
+        die_after_step(int(where[0]))
+    elif kind == "half-written":
+        die_writing(where[0], int(where[1]))
+    else:
+        die_renaming(where[0], int(where[1]), before=kind == "before-rename")
+
+
+def main(precision: str, *deaths: str) -> None:
+    """One run after the other."""
+    for argument in deaths:
+        folder, death = argument.split("=")
+        child = os.fork()
+        if child == 0:
+            arm(death)
+            run_digits(Path(folder), digits_config(optimization={"precision": precision}))
+            os._exit(0)  # it lived
+        print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,27 @@
+"""What every test of training shares."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.support.digits import run_digits
+from training.run import RunFolder
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A run sets the threads of its process; give the next test its own back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A complete, uninterrupted run, to be read only."""
+    before = torch.get_num_threads()
+    run, complete, _ = run_digits(tmp_path_factory.mktemp("finished") / "run")
+    torch.set_num_threads(before)
+    assert complete
+    return run
