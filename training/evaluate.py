@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from torch import Generator, Tensor
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle.files import write_text_atomically
 from model.bundle.manifest import EffectiveSampleSize, Estimate, Metrics, Protocol
@@ -23,6 +25,7 @@ from training.estimators import ImageEstimates, estimate_images
 from training.feed import Feed
 from training.objective import binarize
 from training.observers import DataProgress
+from training.parallel import map_side_by_side
 from training.run import RunFolder, git_commit, library_versions
 
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
@@ -52,8 +55,10 @@ def evaluate_run(
     device = choose_device(config.device)
     prepare(device, config.threads)
     model = VAE(config.model, config.image.shape)
-    load_average(run.best, model)
+    step = load_average(run.best, model)
     model.to(device).eval().requires_grad_(False)
+    # Convolutions on few channels are faster with the channels last.
+    convert_conv2d_weight_memory_format(model, torch.channels_last)
     with DataProgress(console) as progress:
         test = load_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
     if config.evaluation.images is not None:
@@ -62,7 +67,7 @@ def evaluate_run(
         *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as bar:
         task = bar.add_task(f"L_{config.evaluation.importance_samples} of {test.name}", total=len(test))
-        metrics = measure(model, test, config, device, advance=lambda count: bar.advance(task, count))
+        metrics = measure(model, test, config, device, step=step, advance=lambda count: bar.advance(task, count))
     write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
     console.print(summary(metrics))
     if metrics.negative_log_likelihood is None:
@@ -74,44 +79,41 @@ def evaluate_run(
 
 
 def measure(
-    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, advance: Callable[[int], object]
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
 ) -> Metrics:
-    """All metrics of a model on a test set; ``advance`` hears of every batch of images that is done."""
+    """All metrics of a model on a test set; ``advance`` hears of every batch of images that is done.
+
+    The noise of a batch depends on the seed and its place, so the numbers do not depend on the number of threads.
+    """
     evaluation, binarization = config.evaluation, config.data.binarization
-    # Noise of its own, apart from training (seed) and validation (seed + 1).
-    generator = Generator(device).manual_seed(config.seed + 2)
-    estimates: list[ImageEstimates] = []
-    means: list[Tensor] = []
-    divergences: list[Tensor] = []
-    errors: list[Tensor] = []
-    for images in Feed(test, device).in_order(evaluation.batch_size):
-        observed = binarize(images, binarization, generator)
-        k, chunk = evaluation.importance_samples, evaluation.sample_chunk
-        estimates.append(
-            ImageEstimates(*(part.cpu() for part in estimate_images(model, observed, k, generator, chunk=chunk)))
-        )
-        with torch.inference_mode():
-            posterior = model.posterior(observed)
-            means.append(posterior.mean.cpu())
-            divergences.append(posterior.kl().cpu())
-            # As served: pictures are encoded with their grey values.
-            reconstruction = model.mean_image(model.posterior(images).mean)
-            errors.append((reconstruction - images).square().mean((1, 2, 3)).cpu())
-        advance(len(images))
-    log_likelihood, distortion, rate, sample_size = (torch.cat(parts) for parts in zip(*estimates, strict=True))
+    feed = Feed(test, device)
+
+    def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
+        index, indices = numbered
+        generator = Generator(device).manual_seed(_batch_seed(config.seed, index))
+        return _measure_batch(model, feed.batch(indices), config, generator)
+
+    batches: list[_Batch] = []
+    pieces = list(enumerate(torch.split(torch.arange(len(test)), evaluation.batch_size)))
+    for batch in map_side_by_side(measure_batch, pieces, device):
+        batches.append(batch)
+        advance(len(batch.errors))
+    estimates = ImageEstimates(*(torch.cat(parts) for parts in zip(*(b.estimates for b in batches), strict=True)))
     has_likelihood = config.model.likelihood.family != "bernoulli" or binarization != "none"
     discrete = config.model.likelihood.family == "bernoulli" and binarization != "none"
     nats_per_bit_per_image = math.log(2) * math.prod(config.image.shape)
+    negative_log_likelihood = -estimates.log_likelihood
+    sample_size = estimates.effective_sample_size
     return Metrics(
-        rate=_estimate(rate),
-        distortion=_estimate(distortion),
-        negative_elbo=_estimate(rate + distortion),
-        negative_log_likelihood=_estimate(-log_likelihood) if has_likelihood else None,
+        rate=_estimate(estimates.rate),
+        distortion=_estimate(estimates.distortion),
+        negative_elbo=_estimate(estimates.rate + estimates.distortion),
+        negative_log_likelihood=_estimate(negative_log_likelihood) if has_likelihood else None,
         effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
-        active_units=_active_units(torch.cat(means)),
-        kl_per_dimension=tuple(torch.cat(divergences).double().mean(0).tolist()),
-        reconstruction_error=_estimate(torch.cat(errors)),
-        bits_per_dim=_estimate(-log_likelihood / nats_per_bit_per_image) if discrete else None,
+        active_units=_active_units(torch.cat([batch.means for batch in batches])),
+        kl_per_dimension=tuple(torch.cat([batch.divergences for batch in batches]).double().mean(0).tolist()),
+        reconstruction_error=_estimate(torch.cat([batch.errors for batch in batches])),
+        bits_per_dim=_estimate(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
         protocol=Protocol(
             dataset=test.name,
             split=test.split,
@@ -119,10 +121,44 @@ def measure(
             binarization=binarization,
             importance_samples=evaluation.importance_samples,
             seed=config.seed,
+            step=step,
             git_commit=git_commit(),
             libraries=library_versions(),
         ),
     )
+
+
+class _Batch(NamedTuple):
+    """What is measured of B images, on the CPU."""
+
+    estimates: ImageEstimates
+    means: Tensor
+    """Posterior means ``(B, D)``."""
+    divergences: Tensor
+    """KL to the prior of each dimension, ``(B, D)`` nats."""
+    errors: Tensor
+    """Squared error per pixel ``(B,)`` of the reconstruction."""
+
+
+@torch.inference_mode()
+def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Generator) -> _Batch:
+    evaluation = config.evaluation
+    observed = binarize(images, config.data.binarization, generator)
+    estimates = estimate_images(
+        model, observed, evaluation.importance_samples, generator, chunk=evaluation.sample_chunk
+    )
+    posterior = model.posterior(observed)
+    # As served: pictures are encoded with their grey values, and reconstructed from the mean.
+    reconstruction = model.mean_image(model.posterior(images).mean)
+    errors = (reconstruction - images).square().mean((1, 2, 3))
+    return _Batch(
+        ImageEstimates(*(part.cpu() for part in estimates)), posterior.mean.cpu(), posterior.kl().cpu(), errors.cpu()
+    )
+
+
+def _batch_seed(seed: int, batch: int) -> int:
+    """A stream for each batch, apart from those of training (seed) and validation (seed + 1)."""
+    return int(np.random.SeedSequence((seed, 2, batch)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def summary(metrics: Metrics) -> Table:

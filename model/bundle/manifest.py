@@ -151,6 +151,7 @@ class Protocol(Frozen):
     binarization: Literal["dynamic", "static", "none"]
     importance_samples: int | None = Field(default=None, ge=1, description="k of the L_k bound")
     seed: Count
+    step: Count | None = Field(default=None, description="training step of the weights that were measured")
     git_commit: str | None = None
     libraries: dict[str, str] = Field(default_factory=dict, description="name: version of what computed the numbers")
 
