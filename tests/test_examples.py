@@ -42,6 +42,8 @@ def server() -> Iterator[str]:
                 pass
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
             time.sleep(0.1)
+        else:
+            pytest.fail("the server was not ready in half a minute")
         yield address
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
