@@ -44,6 +44,7 @@ from training.data.dataset import Dataset
 from training.data.load import load_training
 from training.errors import DataError, ExportError
 from training.graphs import decoder_graph, encoder_graph
+from training.observers import DataProgress
 from training.run import RunFolder, git_commit
 from training.showcase import showcase
 from training.trained import TorchModel, load_best
@@ -92,10 +93,13 @@ def export(
     if not replace and destination.is_dir() and any(destination.iterdir()):
         raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
     model, step = load_best(run)
-    training, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    with DataProgress(console) as progress:
+        training, validation = load_training(
+            config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
+        )
     if (training.sha256, validation.sha256) != (provenance.data["training"], provenance.data["validation"]):
         raise DataError(f"{training.name}: these are not the images that the run in {run.folder} was trained on")
-    manifest = _manifest(config, version, model, _metrics(run), provenance.git_commit)
+    manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)
     facts = Facts(
         config, manifest, provenance, len(training), len(validation), _parameters(model.vae), step, git_commit()
     )
@@ -187,16 +191,19 @@ def _manifest(
         raise ExportError(f"no manifest can say this: {problems}") from error
 
 
-def _metrics(run: RunFolder) -> Metrics | None:
-    """What ``evaluate`` measured of these weights; None where it did not."""
+def _metrics(run: RunFolder, step: int) -> Metrics | None:
+    """What ``evaluate`` measured of the weights of ``step``; None where it did not measure."""
     try:
         metrics = Metrics.model_validate_json(run.metrics_file.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise ExportError(f"{run.metrics_file}: not a metrics.json of this version; evaluate again") from error
-    if run.metrics_file.stat().st_mtime_ns < run.best.stat().st_mtime_ns:
-        raise ExportError(f"{run.metrics_file}: older than {run.best.name}, so of other weights; evaluate again")
+    if metrics.protocol.step not in (None, step):
+        raise ExportError(
+            f"{run.metrics_file}: measured the weights of step {metrics.protocol.step:,}, and {run.best.name} holds "
+            f"those of step {step:,}; evaluate again"
+        )
     return metrics
 
 

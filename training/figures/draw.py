@@ -23,6 +23,7 @@ from training.figures.panels import (
     samples,
     traversals,
 )
+from training.observers import DataProgress
 from training.run import RunFolder, read_log
 from training.showcase import showcase
 from training.trained import load_best
@@ -45,7 +46,8 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     """
     config = run.config()
     model, _ = load_best(run)
-    _, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir)
+    with DataProgress(console) as progress:
+        _, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
     shown = np.asarray(validation.images[showcase(validation, 2 * columns_of(config.image.width))])
     many = validation.subset(np.arange(min(len(validation), _MOST_IMAGES)))
     posterior = encode_images(model, many.images)
