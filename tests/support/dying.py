@@ -1,20 +1,29 @@
-"""Runs that kill themselves with SIGKILL at an exact place: ``python -m tests.support.dying PRECISION FOLDER=DEATH...``
+"""Runs that end in the middle: ``python -m tests.support.dying PRECISION:FOLDER=DEATH...``
 
-A death is ``after-step:N``, or ``half-written|before-rename|after-rename:FILE:N`` for the N-th time that a checkpoint
-FILE is written. Each run is a process of its own, forked from this one, which has imported PyTorch but computed
-nothing. Prints the signal that ended each run, one a line.
+A death is by SIGKILL at an exact place: ``after-step:N``, or ``half-written:FILE:N``, ``before-rename:FILE:N`` or
+``after-rename:FILE:N`` for the N-th time that a checkpoint FILE is written. ``told`` is no death: a run that would go
+on for hours gets SIGTERM from outside, whatever it is doing then.
+
+Each run is a process of its own, forked from this one, which has imported PyTorch but computed nothing. Prints the exit
+code of each run, one a line; that of a killed one is the negative signal.
 """
 
 import os
+import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
-import sklearn.datasets  # noqa: F401 (imported here once instead of in every run)
+import torch._dynamo  # noqa: F401 (what a run would import later is imported once, for all of them)
 
 from tests.support.digits import digits_config, run_digits
 from training.loop import Loop
+
+LONG = 100_000
+"""Epochs that no test waits for."""
+COMPLETE = 3
 
 
 def die() -> None:
@@ -81,16 +90,30 @@ def arm(death: str) -> None:
         die_renaming(where[0], int(where[1]), before=kind == "before-rename")
 
 
-def main(precision: str, *deaths: str) -> None:
+def main(*arguments: str) -> None:
     """One run after the other."""
-    for argument in deaths:
-        folder, death = argument.split("=")
+    for argument in arguments:
+        precision, folder, death = re.split("[:=]", argument, maxsplit=2)
+        changes: dict[str, object] = {"precision": precision}
+        if death == "told":
+            changes["epochs"] = LONG
         child = os.fork()
         if child == 0:
-            arm(death)
-            run_digits(Path(folder), digits_config(optimization={"precision": precision}))
-            os._exit(0)  # it lived
-        print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+            if death != "told":
+                arm(death)
+            _, complete, _ = run_digits(Path(folder), digits_config(optimization=changes))
+            os._exit(COMPLETE if complete else 0)
+        if death == "told":
+            tell(child, Path(folder) / "metrics.jsonl")
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def tell(child: int, file: Path) -> None:
+    """SIGTERM once it has written its first line; SIGKILL should that not happen in a minute."""
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
 
 
 if __name__ == "__main__":
