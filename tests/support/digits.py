@@ -43,7 +43,7 @@ def digits_document() -> Document:
             "learning_rate": 3e-3,
             "warmup_steps": 3,
             "weight_decay": 0.01,
-            "gradient_clip": 100.0,
+            "gradient_clip": 12.0,
             "ema_decay": 0.9,
             "precision": "float32",
         },
