@@ -1,0 +1,279 @@
+"""Metrics are what they are called, of the images they claim, with the protocol they were measured under."""
+
+import dataclasses
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Generator, Tensor, nn
+
+from model.bundle.manifest import Metrics
+from model.vae import VAE
+from tests.support.digits import digits_config, run_digits
+from training import evaluate as module
+from training.config import RunConfig
+from training.data.dataset import Dataset
+from training.data.load import load_test
+from training.errors import CheckpointError, ConfigError
+from training.evaluate import evaluate_run, measure
+from training.run import RunFolder
+
+CPU = torch.device("cpu")
+
+
+def evaluated(run: RunFolder, **options: int) -> tuple[Metrics, str]:
+    """The metrics, and what was printed."""
+    printed = io.StringIO()
+    metrics = evaluate_run(run, data_dir=None, console=Console(file=printed, width=120), **options)
+    return metrics, printed.getvalue()
+
+
+def copy_of(run: RunFolder, folder: Path) -> RunFolder:
+    """What evaluation reads of a run, in another folder."""
+    for file in (run.config_file, run.best):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def evaluation(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Metrics, str]:
+    run = copy_of(finished, tmp_path_factory.mktemp("evaluated"))
+    before = torch.get_num_threads()
+    metrics, printed = evaluated(run)
+    torch.set_num_threads(before)
+    return run, metrics, printed
+
+
+class TestTrainedRun:
+    def test_the_file_is_what_was_returned(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        run, metrics, _ = evaluation
+        assert Metrics.model_validate_json(run.metrics_file.read_bytes()) == metrics
+
+    def test_the_parts_add_up(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, _ = evaluation
+        assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
+        assert sum(metrics.kl_per_dimension) == pytest.approx(metrics.rate.value, rel=1e-5)
+        assert metrics.negative_log_likelihood is not None
+        assert metrics.bits_per_dim is not None
+        bits = metrics.negative_log_likelihood.value / math.log(2) / 64
+        assert metrics.bits_per_dim.value == pytest.approx(bits)
+        assert metrics.effective_sample_size is not None
+        assert 1 <= metrics.effective_sample_size.minimum <= metrics.effective_sample_size.mean <= 20
+
+    def test_the_bound_of_many_samples_is_tighter(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, _ = evaluation
+        assert metrics.negative_log_likelihood is not None
+        assert metrics.negative_log_likelihood.value < metrics.negative_elbo.value
+
+    def test_intervals_surround_their_values(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, _ = evaluation
+        for estimate in (metrics.rate, metrics.distortion, metrics.negative_elbo, metrics.reconstruction_error):
+            assert estimate.low < estimate.value < estimate.high
+
+    def test_the_protocol_says_under_what_conditions(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, _ = evaluation
+        protocol = metrics.protocol
+        assert (protocol.split, protocol.images, protocol.importance_samples) == ("test", 100, 20)
+        assert (protocol.binarization, protocol.seed, protocol.dataset) == ("dynamic", 3, "digits")
+        assert protocol.libraries["torch"] == torch.__version__
+
+    def test_the_table_has_every_number(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, printed = evaluation
+        assert metrics.negative_log_likelihood is not None
+        for value in (metrics.rate, metrics.distortion, metrics.negative_elbo, metrics.negative_log_likelihood):
+            assert f"{value.value:.2f}" in printed
+            assert f"{value.low:.2f} .. {value.high:.2f}" in printed
+        assert "-L_20" in printed
+        assert "test split, 100 images" in printed
+
+    def test_measuring_again_gives_the_same(self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path) -> None:
+        run, metrics, _ = evaluation
+        assert evaluated(copy_of(run, tmp_path))[0] == metrics
+
+    def test_wishes_replace_the_configuration_and_are_recorded(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, _, _ = evaluation
+        metrics, printed = evaluated(copy_of(run, tmp_path), importance_samples=3, images=7)
+        assert (metrics.protocol.importance_samples, metrics.protocol.images) == (3, 7)
+        assert "-L_3" in printed
+        with pytest.raises(ConfigError, match=r"evaluation\.importance_samples"):
+            evaluated(run, importance_samples=5001)
+
+    def test_a_single_image_has_no_interval_and_no_active_units(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, _, _ = evaluation
+        metrics, _ = evaluated(copy_of(run, tmp_path), images=1)
+        assert metrics.rate.low == metrics.rate.value == metrics.rate.high
+        assert metrics.active_units == 0
+
+    def test_it_is_the_test_split_that_is_opened(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, metrics, _ = evaluation
+        opened: list[Dataset] = []
+
+        def measured(model: VAE, test: Dataset, *arguments: object, **options: object) -> Metrics:
+            opened.append(test)
+            return metrics
+
+        monkeypatch.setattr(module, "measure", measured)
+        evaluated(copy_of(run, tmp_path), images=10_000)
+        config = run.config()
+        expected = load_test(config.data, config.image, seed=config.seed)
+        assert [dataset.sha256 for dataset in opened] == [expected.sha256]
+        assert len(expected) == 719
+
+    def test_it_is_the_averaged_weights_of_the_best_step(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run = copy_of(evaluation[0], tmp_path)
+        run.best.unlink()
+        with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no checkpoint"):
+            evaluated(run)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarization", "has_likelihood", "is_discrete"),
+    [
+        ({"family": "bernoulli"}, "dynamic", True, True),
+        ({"family": "bernoulli"}, "static", True, True),
+        ({"family": "bernoulli"}, "none", False, False),
+        ({"family": "gaussian"}, "none", True, False),
+        ({"family": "gaussian", "scale": 0.1}, "none", True, False),
+    ],
+)
+def test_no_likelihood_of_grey_values_under_a_bernoulli_and_no_bits_of_a_density(
+    likelihood: dict[str, object], binarization: str, has_likelihood: bool, is_discrete: bool
+) -> None:
+    config = digits_config(model={"likelihood": likelihood}, data={"binarization": binarization})
+    metrics = measured(VAE(config.model, config.image.shape), pictures(20), config)
+    assert (metrics.negative_log_likelihood is not None) == has_likelihood
+    assert (metrics.bits_per_dim is not None) == is_discrete
+    assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
+
+
+def test_a_run_without_a_likelihood_says_so(tmp_path: Path) -> None:
+    config = digits_config(data={"binarization": "none"}, optimization={"epochs": 1})
+    run, _, _ = run_digits(tmp_path / "run", config)
+    _, printed = evaluated(run)
+    assert "bounds no likelihood" in printed
+    assert "-L_" not in printed.replace("L_20 of", "")
+    assert "bits/dim" not in printed
+
+
+def pictures(count: int) -> Dataset:
+    """Noise, black and white."""
+    pixels = 255 * np.random.default_rng(0).integers(0, 2, (count, 8, 8, 1), dtype=np.uint8)
+    return Dataset.of(pixels, name="noise", split="test")
+
+
+def measured(model: VAE, test: Dataset, config: RunConfig) -> Metrics:
+    """All metrics of a model that no run made."""
+    return measure(model.requires_grad_(False), test, config, CPU, step=0, advance=lambda count: None)
+
+
+class FirstPixels(nn.Module):
+    """The means are the first pixels times their scales; every log_variance is that of the prior, 0."""
+
+    def __init__(self, scales: list[float]) -> None:
+        super().__init__()
+        self.scales = torch.tensor(scales)
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.flatten(1)[:, : len(self.scales)] * self.scales
+        return torch.cat([means, torch.zeros_like(means)], 1)
+
+
+class TestCrafted:
+    @pytest.mark.parametrize(
+        ("scales", "active"),
+        [([0.0, 0.0, 0.0], 0), ([1.0, 0.0, 0.0], 1), ([0.19, 0.21, 5.0], 2), ([1.0, 1.0, 1.0], 3)],
+    )
+    def test_units_are_active_whose_means_vary_by_more_than_a_hundredth(self, scales: list[float], active: int) -> None:
+        """A black or white pixel has variance 1/4: scale 0.2 is the threshold."""
+        config = digits_config(data={"binarization": "static"})
+        model = VAE(config.model, config.image.shape)
+        model.encoder = FirstPixels(scales)
+        metrics = measured(model, pictures(1000), config)
+        assert metrics.active_units == active
+        expected = [0.5 * scale**2 / 2 for scale in scales]  # KL of N(scale x, 1) is scale^2 x^2 / 2
+        assert metrics.kl_per_dimension == pytest.approx(expected, rel=0.1, abs=1e-9)
+
+    def test_the_reconstruction_error_is_per_pixel_and_squared(self) -> None:
+        """A decoder that always says one half is wrong by one half everywhere."""
+        config = digits_config(data={"binarization": "static"})
+        model = VAE(config.model, config.image.shape)
+        for parameter in model.decoder.parameters():
+            nn.init.zeros_(parameter)
+        metrics = measured(model, pictures(30), config)
+        assert metrics.reconstruction_error.value == pytest.approx(0.25)
+        assert metrics.distortion.value == pytest.approx(64 * math.log(2))
+        assert metrics.rate.value > 0
+
+    def test_a_posterior_that_is_the_prior_has_no_rate_and_full_samples(self) -> None:
+        config = digits_config(data={"binarization": "static"})
+        model = VAE(config.model, config.image.shape)
+        model.encoder = FirstPixels([0.0, 0.0, 0.0])
+        for parameter in model.decoder.parameters():
+            nn.init.zeros_(parameter)
+        metrics = measured(model, pictures(30), config)
+        assert metrics.rate.value == 0
+        assert metrics.negative_log_likelihood is not None
+        assert metrics.effective_sample_size is not None
+        assert metrics.bits_per_dim is not None
+        assert metrics.negative_log_likelihood.value == pytest.approx(64 * math.log(2))
+        assert metrics.bits_per_dim.value == pytest.approx(1)
+        assert metrics.effective_sample_size.minimum == pytest.approx(20, rel=1e-5)
+
+    def test_every_image_is_measured_whatever_the_batches(self) -> None:
+        """Deterministic parts do not depend on how the images were divided."""
+        config = digits_config(data={"binarization": "static"})
+        torch.manual_seed(0)  # the layers draw their weights from the global generator
+        model = VAE(config.model, config.image.shape)
+        test = pictures(31)
+        one, other = (
+            measured(model, test, config.model_copy(update={"evaluation": evaluation}))
+            for evaluation in (config.evaluation, config.evaluation.model_copy(update={"batch_size": 7}))
+        )
+        assert one.rate.value == pytest.approx(other.rate.value, rel=1e-5)
+        assert one.reconstruction_error.value == pytest.approx(other.reconstruction_error.value, rel=1e-5)
+        assert one.active_units == other.active_units
+        assert one.protocol.images == other.protocol.images == 31
+
+    def test_threads_do_not_change_the_numbers(self) -> None:
+        config = digits_config(evaluation={"batch_size": 7})
+        torch.manual_seed(0)  # the layers draw their weights from the global generator
+        model = VAE(config.model, config.image.shape)
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(measured(model, pictures(31), config))
+        assert results[0] == results[1]
+        assert torch.get_num_threads() == 3
+
+    def test_advance_hears_of_every_image(self) -> None:
+        config = digits_config(evaluation={"batch_size": 7})
+        heard: list[int] = []
+        measure(VAE(config.model, config.image.shape), pictures(31), config, CPU, step=0, advance=heard.append)
+        assert heard == [7, 7, 7, 7, 3]
+
+
+def test_intervals_cover_the_truth_in_nineteen_of_twenty_samples() -> None:
+    samples = torch.randn(2000, 60, generator=Generator().manual_seed(0)).mul(3).add(5)
+    intervals = [module._estimate(sample) for sample in samples]
+    covered = sum(interval.low <= 5 <= interval.high for interval in intervals) / 2000
+    assert covered == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_dataset_is_not_changed_by_being_measured() -> None:
+    config = digits_config()
+    test = pictures(10)
+    before = dataclasses.replace(test, images=test.images.copy())
+    measured(VAE(config.model, config.image.shape), test, config)
+    assert np.array_equal(test.images, before.images)
