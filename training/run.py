@@ -103,10 +103,12 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """While entered, no other process trains in this folder; the system lets go of it when a process dies.
 
+        Windows and some network file systems have no such lock: there, two runs in one folder are the user's to avoid.
+
         Raises:
             ConfigError: another process is at it.
         """
-        if sys.platform == "win32":  # it has no lock of this kind, and two runs in one folder are the user's to avoid
+        if sys.platform == "win32":
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,8 +118,12 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(f"{self.folder}: another process is training there") from error
-            # What a process that was killed while writing left behind; nobody else is writing now.
-            for leftover in self.folder.glob(".*.tmp"):
+            except OSError:
+                alone = False
+            else:
+                alone = True
+            # What a process that was killed while writing left behind; only if nobody can be writing now.
+            for leftover in self.folder.glob(".*.tmp") if alone else ():
                 leftover.unlink()
             yield
         finally:

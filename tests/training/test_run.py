@@ -1,5 +1,6 @@
 """The run folder: what a run is, where it comes from, and a log that survives its process."""
 
+import errno
 import json
 import subprocess
 from pathlib import Path
@@ -88,6 +89,17 @@ class TestFolder:
             pass
         with run.held():
             pass
+
+    def test_a_file_system_without_locks_is_no_obstacle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And what might be another process's unfinished file is left alone."""
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+        (tmp_path / ".last.safetensors.0123abcd.tmp").touch()
+        with RunFolder(tmp_path).held():
+            assert (tmp_path / ".last.safetensors.0123abcd.tmp").exists()
 
     def test_what_a_killed_write_left_is_cleared_and_nothing_else(self, tmp_path: Path) -> None:
         for name in (".last.safetensors.0123abcd.tmp", "last.safetensors", ".hidden", "notes.tmp"):
