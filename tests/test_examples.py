@@ -1,12 +1,6 @@
 """The README's curl lines, sent to the server that `make serve` starts: each works, and gives what it says."""
 
-import os
 import shlex
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +8,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.support.server import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,32 +21,11 @@ def curl_lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """`vae serve`, ready; its address. It ends with status 0 when it is told to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VAE_")}
-    command = [str(Path(sys.executable).with_name("vae")), "serve", "--port", str(port), "--drain-delay", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                if httpx.get(f"{address}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            time.sleep(0.1)
-        else:
-            pytest.fail("the server was not ready in half a minute")
-        yield address
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.communicate()
+    """The address of a server of the bundle that ships. It ends with status 0 when it is told to."""
+    with serving(drain_delay=0) as started:
+        yield started.url
+        started.signal()
+        assert started.ended()[0] == 0, started.log
 
 
 def curl(line: str, address: str, folder: Path) -> httpx.Response:

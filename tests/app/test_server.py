@@ -1,17 +1,12 @@
 """The real server in a process of its own, spoken to over a port: readiness, drain, chaos."""
 
 import json
-import os
 import random
 import re
-import signal
 import socket
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,75 +14,8 @@ import numpy as np
 import pytest
 
 from tests.app.client import assert_problem, grey, npy, picture, un_npy
+from tests.support.server import Server, environment, serve_command, serving
 from tests.support.tiny import write_tiny_bundle
-
-SERVE = """
-import sys
-from app.main import serve
-from app.settings import Settings
-serve(Settings())
-print("torch" in sys.modules, "training" in sys.modules, flush=True)
-"""
-
-
-class Server:
-    """A server process, its address once it listens, and all that it logs."""
-
-    def __init__(self, bundle: Path, **settings: object) -> None:
-        environment = {f"VAE_{name.upper()}": str(value) for name, value in settings.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
-            env=os.environ | {"VAE_MODELS": str(bundle), "VAE_PORT": "0", "VAE_THREADS": "1"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self.warm = threading.Event()
-        self._listening = threading.Event()
-        self.port = 0
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._listening.wait(60), self.log
-        assert self.port, self.log
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(found[1])
-                self._listening.set()
-            if " ready: " in line:
-                self.warm.set()
-        self._listening.set()
-
-    def signal(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def ended(self) -> tuple[int, str]:
-        """Wait for the end: exit status and standard output."""
-        assert self.process.stdout is not None
-        output = self.process.stdout.read()
-        status = self.process.wait(60)
-        self._reader.join(10)
-        return status, output
-
-
-@contextmanager
-def serving(bundle: Path, **settings: object) -> Iterator[Server]:
-    server = Server(bundle, **settings)
-    try:
-        assert server.warm.wait(60), server.log
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait(30)
-        for stream in (server.process.stdout, server.process.stderr):
-            if stream is not None:
-                stream.close()
 
 
 @pytest.fixture(scope="module")
@@ -257,15 +185,14 @@ def test_an_unfit_bundle_ends_the_start(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bad")
     (bundle / "decoder.onnx").write_bytes(b"x")
     ended = subprocess.run(
-        [sys.executable, "-c", SERVE],
-        env=os.environ | {"VAE_MODELS": str(bundle), "VAE_PORT": "0"},
+        serve_command("--port", "0"),
+        env=environment(models=bundle),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert ended.returncode == 1
-    assert "BundleError" in ended.stderr
-    assert "running on" not in ended.stderr
+    assert re.fullmatch(r"vae: \S+decoder\.onnx: .+\n", ended.stderr)
 
 
 def test_problem_documents_over_the_wire(server: Server) -> None:
