@@ -23,6 +23,7 @@ from training.run import RunFolder
 from training.trained import TorchModel, load_best
 
 Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 NPY = {"content-type": "application/x-npy", "accept": "application/x-npy"}
 TOLERANCE = 1e-4
 
@@ -61,8 +62,9 @@ def write_photos(folder: Path) -> list[Path]:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         files.append(folder / kind / f"{number:02}.{suffix}")
         exif = Image.Exif()
-        exif[0x0112] = 6  # the camera was held upright
-        picture.save(files[-1], **({"exif": exif} if number % 10 == 5 else {}))
+        if number % 10 == 5:
+            exif[0x0112] = 6  # the camera was held upright
+        picture.save(files[-1], exif=exif)
     return files
 
 
@@ -123,10 +125,10 @@ def npy(array: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
-def arrays(answer: httpx.Response) -> NDArray[np.generic]:
+def numbers(answer: httpx.Response) -> Floats:
+    """An .npy answer; uint8 levels become floats of the same values."""
     assert answer.status_code == 200, answer.text
-    loaded: NDArray[np.generic] = np.load(io.BytesIO(answer.content))
-    return loaded
+    return np.asarray(np.load(io.BytesIO(answer.content)), np.float32)
 
 
 def test_a_run_leaves_its_configuration_its_numbers_and_its_figures(served: Served) -> None:
@@ -150,7 +152,7 @@ def test_a_run_leaves_its_configuration_its_numbers_and_its_figures(served: Serv
 def test_encode(served: Served) -> None:
     images = served.images()[:40]
     wanted = served.torch.encode(to_network(images))
-    found = arrays(httpx.post(f"{served.url}/encode?output=posterior", content=npy(images), headers=NPY))
+    found = numbers(httpx.post(f"{served.url}/encode?output=posterior", content=npy(images), headers=NPY))
     np.testing.assert_allclose(found[:, 0], wanted.mean, rtol=TOLERANCE, atol=TOLERANCE)
     np.testing.assert_allclose(found[:, 1], wanted.log_variance, rtol=TOLERANCE, atol=TOLERANCE)
     assert np.std(wanted.mean, axis=0).max() > 100 * TOLERANCE, "an encoder that sees nothing would prove nothing"
@@ -159,16 +161,16 @@ def test_encode(served: Served) -> None:
 def test_decode(served: Served) -> None:
     latents = prior_latents(9, served.torch.vae.latent_dim, seed=5)
     wanted = served.torch.decode(latents)
-    exact = arrays(httpx.post(f"{served.url}/decode?dtype=float32", content=npy(latents), headers=NPY))
-    np.testing.assert_allclose(to_network(exact.astype(np.float32)), wanted, atol=TOLERANCE)
-    levels = arrays(httpx.post(f"{served.url}/decode", content=npy(latents), headers=NPY))
-    assert np.abs(levels.astype(int) - to_uint8(from_network(wanted)).astype(int)).max() <= 1
+    exact = numbers(httpx.post(f"{served.url}/decode?dtype=float32", content=npy(latents), headers=NPY))
+    np.testing.assert_allclose(to_network(exact), wanted, atol=TOLERANCE)
+    levels = numbers(httpx.post(f"{served.url}/decode", content=npy(latents), headers=NPY))
+    assert np.abs(levels - to_uint8(from_network(wanted))).max() <= 1
 
 
 def test_sample(served: Served) -> None:
     wanted = served.torch.decode(prior_latents(6, served.torch.vae.latent_dim, seed=11))
-    found = arrays(httpx.get(f"{served.url}/sample?n=6&seed=11&dtype=float32&format=npy"))
-    np.testing.assert_allclose(to_network(found.astype(np.float32)), wanted, atol=TOLERANCE)
+    found = numbers(httpx.get(f"{served.url}/sample?n=6&seed=11&dtype=float32&format=npy"))
+    np.testing.assert_allclose(to_network(found), wanted, atol=TOLERANCE)
 
 
 def test_interpolate(served: Served) -> None:
@@ -193,7 +195,7 @@ def test_a_picture_file_is_served_as_it_was_trained_on(served: Served) -> None:
         contents = [file.read_bytes() for file in served.files]
         wanted = served.torch.encode(to_network(served.images())).mean
     files = [("images", (f"{number}", data)) for number, data in enumerate(contents)]
-    found = arrays(httpx.post(f"{served.url}/encode?format=npy", files=files, timeout=60))
+    found = numbers(httpx.post(f"{served.url}/encode?format=npy", files=files, timeout=60))
     assert found.shape == wanted.shape
     # The data set is in an order of its own: each upload has its image, and no image is left over.
     distances = np.abs(found[:, None] - wanted[None]).max(-1)
