@@ -19,12 +19,11 @@ from model.vae import VAE
 from training.checkpoint import load_average
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
-from training.data.load import load_test
 from training.device import choose_device, prepare
 from training.estimators import ImageEstimates, estimate_images
 from training.feed import Feed
+from training.images import held_out_images
 from training.objective import binarize
-from training.observers import DataProgress
 from training.parallel import map_side_by_side
 from training.run import RunFolder, git_commit, library_versions
 
@@ -59,8 +58,7 @@ def evaluate_run(
     model.to(device).eval().requires_grad_(False)
     # Convolutions on few channels are faster with the channels last.
     convert_conv2d_weight_memory_format(model, torch.channels_last)
-    with DataProgress(console) as progress:
-        test = load_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
+    test = held_out_images(run, data_dir=data_dir, console=console)
     if config.evaluation.images is not None:
         test = test.subset(np.arange(min(config.evaluation.images, len(test))))
     with Progress(

@@ -41,10 +41,9 @@ from model.vae import VAE
 from training.card import Facts, model_card
 from training.config import RunConfig
 from training.data.dataset import Dataset
-from training.data.load import load_training
-from training.errors import DataError, ExportError
+from training.errors import ExportError
 from training.graphs import decoder_graph, encoder_graph
-from training.observers import DataProgress
+from training.images import training_images
 from training.run import RunFolder, git_commit
 from training.showcase import showcase
 from training.trained import TorchModel, load_best
@@ -93,12 +92,7 @@ def export(
     if not replace and destination.is_dir() and any(destination.iterdir()):
         raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
     model, step = load_best(run)
-    with DataProgress(console) as progress:
-        training, validation = load_training(
-            config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
-        )
-    if (training.sha256, validation.sha256) != (provenance.data["training"], provenance.data["validation"]):
-        raise DataError(f"{training.name}: these are not the images that the run in {run.folder} was trained on")
+    training, validation = training_images(run, data_dir=data_dir, console=console)
     manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)
     facts = Facts(
         config, manifest, provenance, len(training), len(validation), _parameters(model.vae), step, git_commit()

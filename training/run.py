@@ -210,7 +210,8 @@ def _binding(config: RunConfig) -> dict[str, Any]:
 def _rounding(provenance: Provenance) -> dict[str, object]:
     """The data, and what decides how sums over them are rounded."""
     return {
-        "data": provenance.data,
+        # Not their name: a folder that was moved or renamed holds the same images.
+        "data": {split: provenance.data.get(split) for split in ("training", "validation")},
         "device": provenance.device,
         "threads": provenance.threads,
         "precision": provenance.precision,

@@ -9,7 +9,7 @@ from rich.console import Console
 from model.bundle.files import write_text_atomically
 from training.checkpoint import restore_checkpoint
 from training.config import RunConfig
-from training.data.load import load_training
+from training.data.load import listing_digest, load_training
 from training.device import choose_device, choose_precision, prepare
 from training.feed import Feed
 from training.interruption import Interruption
@@ -34,7 +34,12 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         training, validation = load_training(
             config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
         )
-    digests = {"name": training.name, "training": training.sha256, "validation": validation.sha256}
+    digests = {
+        "name": training.name,
+        "training": training.sha256,
+        "validation": validation.sha256,
+        "listing": listing_digest(config.data, config.image, data_dir=data_dir),
+    }
     provenance = provenance_of(config, device, precision, digests)
     # Whatever is wrong with the plan is said before there is a run folder.
     plan = Plan.of(config, len(training.images))

@@ -34,7 +34,7 @@ def evaluated(run: RunFolder, **options: int) -> tuple[Metrics, str]:
 
 def copy_of(run: RunFolder, folder: Path) -> RunFolder:
     """What evaluation reads of a run, in another folder."""
-    for file in (run.config_file, run.best):
+    for file in (run.config_file, run.provenance_file, run.best):
         (folder / file.name).write_bytes(file.read_bytes())
     return RunFolder(folder)
 

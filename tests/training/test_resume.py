@@ -239,6 +239,14 @@ class TestRefused:
 
 
 class TestAllowed:
+    def test_the_same_images_under_another_name(self, tmp_path: Path, finished: RunFolder) -> None:
+        run = copy_of(finished, tmp_path)
+        document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
+        document["data"] |= {"name": "what the folder was called before", "listing": "0" * 64}
+        run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
+        _, complete, _ = run_digits(run.folder, resume=True)
+        assert complete
+
     def test_resuming_what_is_finished_changes_nothing(self, tmp_path: Path, finished: RunFolder) -> None:
         run = copy_of(finished, tmp_path)
         _, complete, _ = run_digits(run.folder, resume=True)

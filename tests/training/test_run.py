@@ -64,7 +64,7 @@ class TestFolder:
         assert provenance.threads == 1
         assert provenance.precision == "float32"
         assert provenance.libraries["torch"] == torch.__version__
-        assert set(provenance.data) == {"name", "training", "validation"}
+        assert set(provenance.data) == {"name", "training", "validation", "listing"}
 
     def test_leaves_nothing_else(self, finished: RunFolder) -> None:
         assert sorted(file.name for file in finished.folder.iterdir()) == [

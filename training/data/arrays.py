@@ -38,6 +38,7 @@ LABEL_KEYS = {
 }
 
 _ROWS = 4096
+_PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,30 @@ def array_pools(path: Path, test_path: Path | None, workspace: Workspace, *, sta
         None if validation is None else lambda: _pool(path, "validation", workspace, static),
         None if test is None else lambda: _pool(path, "test", workspace, static),
     )
+
+
+def listing(path: Path, test_path: Path | None) -> list[tuple[str, int, int]]:
+    """Name, bytes and CRC-32 of the array that the test images of :func:`array_pools` are chosen from.
+
+    A .npz file keeps them in its table of contents, so nothing of it is unpacked. A .npy file does not: ``path`` is
+    read for its checksum, as training reads it; of ``test_path``, which training never opens, the size must do.
+    """
+    chosen = path if test_path is None else test_path
+    if chosen.suffix == ".npy":
+        return [("images", chosen.stat().st_size, 0 if test_path is not None else _crc(chosen))]
+    test_key = _only(chosen, _names(chosen), IMAGE_KEYS["test"])
+    key = test_key or _only(chosen, _names(chosen), IMAGE_KEYS["training"])
+    with zipfile.ZipFile(chosen) as archive:
+        members = [each for each in archive.infolist() if each.filename.removesuffix(".npy") == key]
+    return [(each.filename, each.file_size, each.CRC) for each in members]
+
+
+def _crc(path: Path) -> int:
+    result = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            result = zlib.crc32(piece, result)
+    return result
 
 
 def _test_kind(path: Path) -> str:

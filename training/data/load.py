@@ -11,6 +11,8 @@ A source offers up to three pools of images, each opened only when it is asked f
 What a source does not offer is held out from its training pool by the seed (:mod:`training.data.splits`).
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 
 from model.bundle.manifest import ImageSpec
 from training.data.arrays import array_pools
+from training.data.arrays import listing as array_listing
 from training.data.cache import MEMORY_LIMIT
 from training.data.dataset import Dataset, Progress
 from training.data.digits import digits_pool
@@ -38,9 +41,13 @@ DEFAULT_FOLDER = Path("data")
 
 @dataclass(frozen=True)
 class Source:
-    """How to open each pool; None where the source has no such split."""
+    """How to open each pool; None where the source has no such split.
+
+    ``listing`` lists the pool that the test images are chosen from, as JSON would have it, and reads none of them.
+    """
 
     training: Callable[[], Pool]
+    listing: Callable[[], object]
     validation: Callable[[], Pool] | None = None
     test: Callable[[], Pool] | None = None
 
@@ -105,6 +112,19 @@ def load_test(
     return _checked(pool.read(test, "test"), config)
 
 
+def listing_digest(config: "DataConfig", image: ImageSpec, *, data_dir: Path | None = None) -> str:
+    """SHA-256 of the list of images that the test images are chosen from; none of them is decoded.
+
+    Which of them are held out depends on how many there are. With one picture more or less, the seed would draw others,
+    and a model would be measured on images that it was trained on: who measures it compares this digest first.
+
+    Raises:
+        DataError: images cannot be found or listed.
+    """
+    listed = _open(config, image, data_dir, None).listing()
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
 def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
     # A data folder is often a read-only share; the cache then lies in the default one.
     home = data_dir if data_dir is not None and os.access(data_dir, os.W_OK) else DEFAULT_FOLDER
@@ -113,22 +133,26 @@ def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progres
         case "mnist":
             return _mnist(config, workspace, data_dir)
         case "digits":
-            return Source(lambda: digits_pool(workspace))
+            return Source(lambda: digits_pool(workspace), lambda: "scikit-learn's digits")
         case "pictures":
             path = _locate(config.path, data_dir, "a folder or zip of pictures")
             if config.test_path is None:
-                return Source(lambda: PicturePool.open(path, workspace))
+                return Source(
+                    lambda: PicturePool.open(path, workspace), lambda: PicturePool.open(path, workspace).listing()
+                )
             test_path = _locate(config.test_path, data_dir, "a folder or zip of pictures")
             _apart(path, test_path)
             return Source(
-                lambda: PicturePool.open(path, workspace), test=lambda: PicturePool.open(test_path, workspace)
+                lambda: PicturePool.open(path, workspace),
+                lambda: PicturePool.open(test_path, workspace).listing(),
+                test=lambda: PicturePool.open(test_path, workspace),
             )
         case "arrays":
             path = _locate(config.path, data_dir, "a .npy or .npz file")
             own_test = config.test_path and _locate(config.test_path, data_dir, "a .npy or .npz file")
             _apart(path, own_test)
             pools = array_pools(path, own_test, workspace, static=config.binarization == "static")
-            return Source(pools.training, pools.validation, pools.test)
+            return Source(pools.training, lambda: array_listing(path, own_test), pools.validation, pools.test)
 
 
 def _mnist(config: "DataConfig", workspace: Workspace, data_dir: Path | None) -> Source:
@@ -139,7 +163,8 @@ def _mnist(config: "DataConfig", workspace: Workspace, data_dir: Path | None) ->
         whole = load_idx(MNIST, split, folders, download_to=home, progress=workspace.progress)
         return ArrayPool(whole.images, whole.labels, whole.label_names, whole.name, workspace, (split, whole.sha256))
 
-    return Source(lambda: pool("train"), test=lambda: pool("test"))
+    checksums = [file.sha256 for file in MNIST.files["test"]]
+    return Source(lambda: pool("train"), lambda: checksums, test=lambda: pool("test"))
 
 
 def _locate(path: Path | None, data_dir: Path | None, kind: str) -> Path:

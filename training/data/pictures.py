@@ -77,6 +77,11 @@ class PicturePool:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def listing(self) -> list[tuple[str, int]]:
+        """Name and bytes of every picture, in order; names without the folders that all share, as a zip may add one."""
+        shared = _shared_folders([entry.name for entry in self.entries])
+        return [("/".join(PurePosixPath(entry.name).parts[shared:]), entry.size) for entry in self.entries]
+
     def read(self, rows: Indices, split: str) -> Dataset:
         """Decode and fit the pictures ``rows``.
 
@@ -136,15 +141,25 @@ def class_labels(names: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     if not folders:
         return None, None
-    # What the first and the last in order share, all share.
-    ends = zip(min(folders), max(folders), strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    shared = _shared_folders(names)
     if any(len(parts) <= shared for parts in folders):
         return None, None
     classes = [parts[shared] for parts in folders]
     found = tuple(sorted(set(classes)))
     number = {name: index for index, name in enumerate(found)}
     return np.array([number[name] for name in classes], np.int64), found
+
+
+def _shared_folders(names: Sequence[str]) -> int:
+    """How many folders, from the outermost on, all names are in.
+
+    >>> _shared_folders(["all/old/dog/1.png", "all/old/cat/1.png"])
+    2
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    # What the first and the last in order share, all share.
+    ends = zip(min(folders), max(folders), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def _listed(path: Path) -> tuple[Entry, ...]:

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from model.bundle.files import write_bytes_atomically
 from model.bundle.runtime import Bundle
-from training.data.load import load_training
 from training.errors import DataError
 from training.figures.charts import latent_scatter, training_curves
 from training.figures.page import Panel, columns_of, constant_style, page, png
@@ -23,7 +22,7 @@ from training.figures.panels import (
     samples,
     traversals,
 )
-from training.observers import DataProgress
+from training.images import training_images
 from training.run import RunFolder, read_log
 from training.showcase import showcase
 from training.trained import load_best
@@ -40,14 +39,13 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
         training_curves (where the log has a line), each ``.png``.
 
     Raises:
-        ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or no data; or the folder cannot
-            be written.
+        ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not its data; or the folder
+            cannot be written.
         ModelFault: the model gives NaN or infinity.
     """
     config = run.config()
     model, _ = load_best(run)
-    with DataProgress(console) as progress:
-        _, validation = load_training(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
+    _, validation = training_images(run, data_dir=data_dir, console=console)
     shown = np.asarray(validation.images[showcase(validation, 2 * columns_of(config.image.width))])
     many = validation.subset(np.arange(min(len(validation), _MOST_IMAGES)))
     posterior = encode_images(model, many.images)
