@@ -94,7 +94,9 @@ class EvaluationConfig(Section):
     importance_samples: int = Field(1000, ge=1, le=5000, description="k of the importance-weighted bound L_k")
     images: int | None = Field(None, gt=0, description="only the first so many test images; absent: all")
     batch_size: int = Field(100, gt=0, description="images at a time")
-    sample_chunk: int = Field(100, gt=0, description="importance samples at a time: memory stays constant as k grows")
+    sample_chunk: int = Field(
+        100, gt=0, description="importance samples drawn at a time; decoded in pieces that fit into memory"
+    )
 
 
 class RunConfig(Section):

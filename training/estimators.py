@@ -74,30 +74,45 @@ def _relative(log_weights: Tensor, largest: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def estimate_images(model: VAE, images: Tensor, k: int, generator: Generator, *, chunk: int) -> ImageEstimates:
+def estimate_images(
+    model: VAE, images: Tensor, k: int, generator: Generator, *, chunk: int, at_a_time: int | None = None
+) -> ImageEstimates:
     r"""L_k and the two halves of the ELBO of images ``(N, C, H, W)``, from k samples an image.
 
     .. math:: L_k = \mathbb{E}\Big[\log \tfrac1k \sum_{i=1}^k \frac{p(x|z_i)\,p(z_i)}{q(z_i|x)}\Big] \le \log p(x)
 
-    Burda, Grosse and Salakhutdinov (2015), equation 8. It grows with k towards log p(x). ``chunk`` samples of all N
-    images are in memory at a time.
+    Burda, Grosse and Salakhutdinov (2015), equation 8. It grows with k towards log p(x). The noise of
+    ``chunk`` samples of all N images is drawn at a time, and decoded so many images ``at_a_time`` (absent: all of
+    them): the one decides which numbers come out, the other only how much memory that takes.
     """
-    posterior = model.posterior(images)
+    at_a_time = at_a_time or chunk * len(images)
+    posterior = encode(model, images, at_a_time)
     weights = LogMeanExp()
     distortion = torch.zeros(images.shape[0], dtype=torch.float64, device=images.device)
     for done in range(0, k, chunk):
         count = min(chunk, k - done)
         noise = torch.randn(count, *posterior.mean.shape, generator=generator, device=images.device)
-        log_likelihood, log_weight = _log_weights(model, images, posterior, noise)
+        latents = posterior.reparameterize(noise)
+        log_likelihood = _log_likelihood(model, images, latents, at_a_time)
+        log_weight = log_likelihood + standard_normal_log_density(latents) - posterior.log_density(latents)
         weights.add(log_weight)
         distortion -= log_likelihood.double().sum(0)
     rate = posterior.kl().sum(-1).double()
     return ImageEstimates(weights.value(), distortion / k, rate, weights.effective_sample_size())
 
 
-def _log_weights(model: VAE, images: Tensor, posterior: DiagonalGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x|z) and log p(x|z) p(z) / q(z|x), both ``(S, N)``, for noise ``(S, N, D)``."""
-    latents = posterior.reparameterize(noise)
-    parameters = torch.unflatten(model.decode(latents.flatten(0, 1)), 0, latents.shape[:2])
-    log_likelihood = model.likelihood.log_prob(parameters, images)
-    return log_likelihood, log_likelihood + standard_normal_log_density(latents) - posterior.log_density(latents)
+def encode(model: VAE, images: Tensor, at_a_time: int) -> DiagonalGaussian:
+    """The posteriors of images ``(N, C, H, W)``, ``at_a_time`` of them at a time."""
+    pieces = [model.posterior(piece) for piece in torch.split(images, at_a_time)]
+    return DiagonalGaussian(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+
+
+def _log_likelihood(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tensor:
+    """log p(x|z) ``(S, N)`` of images ``(N, C, H, W)`` at latents ``(S, N, D)``."""
+    samples, count = latents.shape[:2]
+    flat, which = latents.flatten(0, 1), torch.arange(count, device=images.device).repeat(samples)
+    pieces = [
+        model.likelihood.log_prob(model.decode(some), images[of])
+        for some, of in zip(torch.split(flat, at_a_time), torch.split(which, at_a_time), strict=True)
+    ]
+    return torch.unflatten(torch.cat(pieces), 0, (samples, count))

@@ -20,9 +20,10 @@ from training.checkpoint import load_average
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.device import choose_device, prepare
-from training.estimators import ImageEstimates, estimate_images
+from training.estimators import ImageEstimates, encode, estimate_images
 from training.feed import Feed
 from training.images import held_out_images
+from training.memory import images_at_a_time
 from training.objective import binarize
 from training.parallel import map_side_by_side
 from training.run import RunFolder, git_commit, library_versions
@@ -85,11 +86,13 @@ def measure(
     """
     evaluation, binarization = config.evaluation, config.data.binarization
     feed = Feed(test, device)
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    at_a_time = images_at_a_time(model, device, workers=workers)
 
     def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
         index, indices = numbered
         generator = Generator(device).manual_seed(_batch_seed(config.seed, index))
-        return _measure_batch(model, feed.batch(indices), config, generator)
+        return _measure_batch(model, feed.batch(indices), config, generator, at_a_time)
 
     batches: list[_Batch] = []
     pieces = list(enumerate(torch.split(torch.arange(len(test)), evaluation.batch_size)))
@@ -139,16 +142,25 @@ class _Batch(NamedTuple):
 
 
 @torch.inference_mode()
-def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Generator) -> _Batch:
+def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Generator, at_a_time: int) -> _Batch:
     evaluation = config.evaluation
     observed = binarize(images, config.data.binarization, generator)
     estimates = estimate_images(
-        model, observed, evaluation.importance_samples, generator, chunk=evaluation.sample_chunk
+        model,
+        observed,
+        evaluation.importance_samples,
+        generator,
+        chunk=evaluation.sample_chunk,
+        at_a_time=at_a_time,
     )
-    posterior = model.posterior(observed)
+    posterior = encode(model, observed, at_a_time)
     # As served: pictures are encoded with their grey values, and reconstructed from the mean.
-    reconstruction = model.mean_image(model.posterior(images).mean)
-    errors = (reconstruction - images).square().mean((1, 2, 3))
+    errors = torch.cat(
+        [
+            (model.mean_image(model.posterior(piece).mean) - piece).square().mean((1, 2, 3))
+            for piece in torch.split(images, at_a_time)
+        ]
+    )
     return _Batch(
         ImageEstimates(*(part.cpu() for part in estimates)), posterior.mean.cpu(), posterior.kl().cpu(), errors.cpu()
     )

@@ -166,6 +166,16 @@ class TestLinearGaussian:
         assert vae.decoder.largest_batch == 10 * len(images)
         assert estimates.effective_sample_size.mean().item() == pytest.approx(103, rel=1e-4)
 
+    @pytest.mark.parametrize("at_a_time", [1, 5, 64, 1000])
+    def test_the_images_decoded_at_a_time_are_bounded_and_change_nothing(self, at_a_time: int, images: Tensor) -> None:
+        """A bound below the number of images and one between, on top of a chunk that would take more."""
+        whole, pieces = LinearVAE(shift=0.3), LinearVAE(shift=0.3)
+        expected = estimate_images(whole, images, 30, Generator().manual_seed(5), chunk=11)
+        found = estimate_images(pieces, images, 30, Generator().manual_seed(5), chunk=11, at_a_time=at_a_time)
+        assert pieces.decoder.largest_batch == min(at_a_time, 11 * 64)
+        for one, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
 
 class TestLogMeanExp:
     @pytest.mark.parametrize("scale", [1.0, 100.0, 1e5])

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from training.data.dataset import Dataset
 from training.data.load import load_test
 from training.errors import CheckpointError, ConfigError
 from training.evaluate import evaluate_run, measure
+from training.memory import images_at_a_time
 from training.run import RunFolder
 
 CPU = torch.device("cpu")
@@ -256,6 +258,30 @@ class TestCrafted:
             results.append(measured(model, pictures(31), config))
         assert results[0] == results[1]
         assert torch.get_num_threads() == 3
+
+    def test_memory_is_bounded_on_all_threads_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither coder ever sees more images than its share of the budget, and the numbers are those without one."""
+        config = digits_config(evaluation={"batch_size": 16, "sample_chunk": 8}, data={"binarization": "static"})
+        torch.manual_seed(0)
+        model = VAE(config.model, config.image.shape)
+        without = measured(model, pictures(31), config)
+        seen: list[int] = []
+        for coder in (model.encoder, model.decoder):
+            coder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+        bytes_of_an_image = 4 * 4 * max(8 * 4 * 4, 64)  # four tensors of 8 channels at half the size
+        monkeypatch.setattr(module, "images_at_a_time", partial(images_at_a_time, budget=30 * bytes_of_an_image))
+        torch.set_num_threads(3)
+        within = measured(model, pictures(31), config)
+        assert max(seen) == 10
+        assert within.negative_log_likelihood is not None
+        assert without.negative_log_likelihood is not None
+        for one, other in (
+            (within.negative_log_likelihood, without.negative_log_likelihood),
+            (within.distortion, without.distortion),
+            (within.rate, without.rate),
+            (within.reconstruction_error, without.reconstruction_error),
+        ):
+            assert one.value == pytest.approx(other.value, rel=1e-5)
 
     def test_advance_hears_of_every_image(self) -> None:
         config = digits_config(evaluation={"batch_size": 7})

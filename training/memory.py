@@ -1,0 +1,36 @@
+"""How many images a model takes at a time in a given memory."""
+
+import torch
+from torch import Tensor, nn
+
+from model.vae import VAE
+
+MEMORY_BUDGET = 1 << 30
+"""Bytes, roughly, for the features of all images that are being decoded or encoded, on all threads together."""
+
+# Tensors of the size of the largest that are alive at the same time: a residual block has its input, what it makes of
+# it, and the next thing that it makes of that; a convolution brings a copy in another memory format.
+_ALIVE = 4
+_BYTES = 4  # float32
+
+
+def images_at_a_time(model: VAE, device: torch.device, *, workers: int, budget: int = MEMORY_BUDGET) -> int:
+    """How many images each of ``workers`` may decode at a time, 1 or more, so that all stay within ``budget`` bytes.
+
+    Measured on one image, whatever the network: the largest output of any of its layers. The encoder sees the same
+    sizes.
+    """
+    largest = 0
+
+    def measure(module: nn.Module, inputs: object, output: Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, output.numel())
+
+    hooks = [module.register_forward_hook(measure) for module in model.decoder.modules()]
+    try:
+        with torch.inference_mode():
+            model.decode(torch.zeros(1, model.latent_dim, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, budget // (workers * largest * _ALIVE * _BYTES))
