@@ -62,19 +62,36 @@ def is_light(body: bytes) -> bool:
 # A text in quotes; a text that never ends matches as well, so that every quote is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_STEPS = np.zeros(256, np.int8)
+_STEPS[[ord("["), ord("{")]], _STEPS[[ord("]"), ord("}")]] = 1, -1
+
+MOST_KEYS = 16  # at the top of a document; the largest has four
+_CHUNK = 2**20
 
 
-def read_json(body: bytes, shape: type[Document], *, max_depth: int) -> Document:
-    """A JSON body as the model ``shape``. Its nesting is checked before it is parsed, at the speed of memory.
+def read_json(
+    body: bytes, shape: type[Document], *, max_depth: int, max_items: int = 256, items: str | None = None
+) -> Document:
+    """A JSON body as the model ``shape``. The list in its field ``items`` may have ``max_items`` entries.
 
-    Raises MalformedJSON (400) or Invalid (422).
+    This holds the interpreter's lock, so that what has no bound of its own is counted first: texts before the body is
+    looked at more closely, nesting before it is parsed, keys and items before they are validated. Raises
+    MalformedJSON (400) or Invalid (422).
     """
+    # An item has at most a key and a text, hence four quotes.
+    if body.count(b'"') > 4 * (MOST_KEYS + max_items):
+        raise Invalid.at("", "Holds more keys and texts than any body that this route takes.")
     _check_depth(body, max_depth)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise MalformedJSON("The body is not JSON in UTF-8.") from None
+    if isinstance(document, dict):
+        if len(document) > MOST_KEYS:
+            raise Invalid.at("", f"Takes at most {MOST_KEYS} keys.")
+        listed = document.get(items)
+        if isinstance(listed, list) and len(listed) > max_items:
+            raise Invalid.at(f"/{items}", f"Takes at most {max_items} {items}.")
     try:
         return shape.model_validate(document)
     except ValidationError as error:
@@ -84,15 +101,13 @@ def read_json(body: bytes, shape: type[Document], *, max_depth: int) -> Document
 def _check_depth(body: bytes, most: int) -> None:
     if body.count(b"[") + body.count(b"{") <= most:
         return
-    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NO_BRACKETS)
-    for _ in range(most):  # each round peels the innermost level
-        if not brackets:
-            return
-        if b"[" * (most + 1) in brackets:  # spares a bomb of brackets the other rounds
-            break
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise MalformedJSON(f"The JSON is nested deeper than {most} levels, or its brackets do not match.")
+    brackets = np.frombuffer(_STRING.sub(b"", body).translate(None, _NO_BRACKETS), np.uint8)
+    level = 0
+    for start in range(0, len(brackets), _CHUNK):  # a level takes four times the memory of its bracket
+        levels = level + np.cumsum(_STEPS[brackets[start : start + _CHUNK]], dtype=np.int32)
+        if levels.max() > most:
+            raise MalformedJSON(f"The JSON is nested deeper than {most} levels.")
+        level = int(levels[-1])
 
 
 def number_array(value: object, pointer: str) -> NDArray[np.float32]:

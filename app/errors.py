@@ -212,7 +212,10 @@ def _sentence(error: ErrorDetails) -> str:
 
 def invalid_body(error: ValidationError) -> Invalid:
     """A pydantic refusal of a JSON body as pointers (RFC 6901) and sentences of our own."""
-    details = [Detail(_pointer(item["loc"]), _sentence(item)) for item in error.errors(include_url=False)[:32]]
+    details = [
+        Detail(_pointer(item["loc"]), _sentence(item))
+        for item in error.errors(include_url=False, include_input=False)[:32]
+    ]
     return Invalid("The body is not what the route takes.", errors=details)
 
 
@@ -220,7 +223,7 @@ def invalid_query(error: ValidationError) -> Invalid:
     """A pydantic refusal of the query string; a pointer is ``?name``."""
     details = [
         Detail("?" + (_safe(item["loc"][0]) if item["loc"] else ""), _sentence(item))
-        for item in error.errors(include_url=False)[:32]
+        for item in error.errors(include_url=False, include_input=False)[:32]
     ]
     return Invalid("The query is not what the route takes.", errors=details)
 

@@ -37,10 +37,10 @@ class ImageReader:
         """Images of a body of any type, N from 1 to ``limits.max_items``."""
         most = self._limits.max_items
         if kind == JSON:
-            items = read_json(body, ImagesBody, max_depth=self._limits.max_json_depth).images
-            if len(items) > most:
-                raise Invalid.at("/images", f"Takes at most {most} images.")
-            return self.of_json([(item, f"/images/{i}") for i, item in enumerate(items)])
+            document = read_json(
+                body, ImagesBody, max_depth=self._limits.max_json_depth, max_items=most, items="images"
+            )
+            return self.of_json([(item, f"/images/{i}") for i, item in enumerate(document.images)])
         if kind == NPY:
             return self._network([self._fit_arrays(_bounded(read_npy(body), (3, 4), most), "")])
         files = read_multipart(content_type, body, max_files=most) if kind == MULTIPART else [body]
@@ -100,10 +100,10 @@ def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:
     """Latents of a JSON or .npy body: float32 (N, D), N from 1 to ``limits.max_items``, finite."""
     if kind == NPY:
         return check_latents(_bounded(read_npy(body), (2,), limits.max_items), dim, "")
-    latents = read_json(body, LatentsBody, max_depth=limits.max_json_depth).latents
-    if len(latents) > limits.max_items:
-        raise Invalid.at("/latents", f"Takes at most {limits.max_items} latents.")
-    return check_latents(number_array(latents, "/latents"), dim, "/latents")
+    document = read_json(
+        body, LatentsBody, max_depth=limits.max_json_depth, max_items=limits.max_items, items="latents"
+    )
+    return check_latents(number_array(document.latents, "/latents"), dim, "/latents")
 
 
 def read_latent(value: object, dim: int, pointer: str) -> Array:

@@ -7,7 +7,7 @@ Limits that are settings (256 images, ...) are checked where the settings are kn
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, Metrics, PosteriorSpec
 
@@ -121,9 +121,20 @@ class Point(_Body):
     latent: object = Field(None, json_schema_extra=_LATENT_SCHEMA)
     image: object = Field(None, json_schema_extra=_IMAGE_SCHEMA)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one(cls, value: object) -> object:
+        # Before its keys are looked at: each that is unknown would be an error of its own.
+        if isinstance(value, dict) and len(value) != 1:
+            raise ValueError("Must have either latent or image.")
+        return value
+
 
 class InterpolateBody(_Body):
-    points: list[Point] = Field(min_length=2, description="The points to pass through, at least two.")
+    # The first point that is wrong is told, and no others: there may be many.
+    points: Annotated[list[Point], FailFast()] = Field(
+        min_length=2, description="The points to pass through, at least two."
+    )
     steps: int = Field(8, ge=2, description="Frames from each point to the next, both included.")
     path: Literal["slerp", "linear"] = Field("slerp", description="Along a great circle, or straight.")
 

@@ -29,16 +29,14 @@ class Points:
 
 def read_points(body: bytes, reader: ImageReader, dim: int, limits: Settings) -> Points:
     """The JSON body of /interpolate. Raises MalformedJSON, Invalid or TooLarge."""
-    document = read_json(body, InterpolateBody, max_depth=limits.max_json_depth)
-    if len(document.points) > limits.max_items:
-        raise Invalid.at("/points", f"Takes at most {limits.max_items} points.")
+    document = read_json(
+        body, InterpolateBody, max_depth=limits.max_json_depth, max_items=limits.max_items, items="points"
+    )
     check_segments(limits, len(document.points), document.steps, "/steps")
     latents = np.zeros((len(document.points), dim), np.float32)
     pictures: list[tuple[object, str]] = []
     where: list[int] = []
     for i, point in enumerate(document.points):
-        if len(point.model_fields_set) != 1:
-            raise Invalid.at(f"/points/{i}", "Must have either latent or image.")
         if "latent" in point.model_fields_set:
             latents[i] = read_latent(point.latent, dim, f"/points/{i}/latent")
         else:

@@ -5,15 +5,17 @@ import io
 import tracemalloc
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from app.bodies import media_type, number_array, read_json, read_multipart, read_npy
 from app.errors import Invalid, MalformedJSON, MalformedMultipart, ServiceError, UnsupportedMediaType
 from app.negotiation import JSON, NPY
+from app.schemas import InterpolateBody
 from tests.app.client import npy
 
 
@@ -42,11 +44,58 @@ def test_wide_is_not_deep() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"\xff", b'{"x": NaN}', b'{"x": 1e999}', b'"' + b'\\"' * 200_000, b"[" * 200_000, b'{"a":[' * 50_000],
+    [b"", b"{", b"\xff", b'{"x": NaN}', b'{"x": 1e999}', b'"' + b'\\"' * 500, b"[" * 200_000, b'{"a":[' * 500, b"]]["],
 )
 def test_what_is_not_json(body: bytes) -> None:
     with pytest.raises(MalformedJSON):
         read_json(body, Anything, max_depth=32)
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, target: str) -> list[object]:
+    """What ``target`` is called with from now on; it does nothing any more."""
+    called: list[object] = []
+    monkeypatch.setattr(target, called.append)
+    return called
+
+
+def test_more_texts_than_any_body_has_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = calls_of(monkeypatch, "app.bodies._check_depth")
+    for body in (b'["' + b'","' * 2000 + b'"]', b'{"x":[' + b'{"":0},' * 2000 + b"0]}"):
+        with pytest.raises(Invalid, match="more keys and texts"):
+            read_json(body, Anything, max_depth=32)
+    assert called == []
+
+
+def test_every_legal_text_fits() -> None:
+    points = b",".join([b'{"image":"aGk="}'] * 4)
+    read_json(b'{"points":[%b],"steps":2,"path":"linear"}' % points, InterpolateBody, max_depth=32, max_items=4)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (b'{"points":[' + b"{}," * 200 + b"{}]}", "/points"),
+        (b'{"points":[' + b"1," * 200 + b"1]}", "/points"),
+        (b"{" + b",".join(b'"%d":0' % i for i in range(17)) + b"}", ""),
+    ],
+)
+def test_what_is_too_many_is_not_validated(monkeypatch: pytest.MonkeyPatch, body: bytes, pointer: str) -> None:
+    called = calls_of(monkeypatch, "app.schemas.InterpolateBody.model_validate")
+    with pytest.raises(Invalid) as raised:
+        read_json(body, InterpolateBody, max_depth=32, max_items=200, items="points")
+    assert [detail.pointer for detail in raised.value.errors] == [pointer]
+    assert called == []
+
+
+@pytest.mark.parametrize("point", [b"1", b"{}", b"{" + b",".join(b'"%d":0' % i for i in range(90)) + b"}"])
+def test_one_wrong_point_is_told_and_no_others(point: bytes) -> None:
+    body = b'{"points":[{"latent":[0]},' + b",".join([point] * 2) + b"]}"
+    with pytest.raises(ValidationError) as raised:
+        InterpolateBody.model_validate(orjson.loads(body))
+    assert raised.value.error_count() == 1
+    with pytest.raises(Invalid) as refused:
+        read_json(body, InterpolateBody, max_depth=32, items="points")
+    assert [detail.pointer for detail in refused.value.errors] == ["/points/1"]
 
 
 @given(st.binary(max_size=300))
