@@ -134,7 +134,7 @@ def number_array(value: object, pointer: str) -> NDArray[np.float32]:
 # .npy
 
 _NPY_HEADER = re.compile(
-    rb"\{\s*'descr':\s*'(?P<kind>[<>|=]?[uif][1248])',\s*'fortran_order':\s*(?P<fortran>True|False),"
+    rb"\{\s*'descr':\s*'(?P<kind>[<>|=]?(?:[ui][1248]|f[248]))',\s*'fortran_order':\s*(?P<fortran>True|False),"
     rb"\s*'shape':\s*\((?P<shape>[0-9, ]{0,64})\),?\s*\}\s*"
 )
 _LONGEST_HEADER = 4096
@@ -159,6 +159,8 @@ def read_npy(body: bytes) -> Numbers:
     count = 1
     for size in shape:
         count *= size
+    if 0 in shape:  # beside a zero, any other size would agree with no data
+        raise Invalid.at("", "The array must not be empty.")
     if len(shape) > 8 or count * dtype.itemsize != len(body) - end:
         raise Invalid.at("", "The .npy header does not agree with the length of the data.")
     flat = np.frombuffer(body, dtype, count, end)

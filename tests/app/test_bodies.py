@@ -148,6 +148,9 @@ def test_npy_is_not_copied() -> None:
         npy(np.zeros(2, bool)),
         npy(np.zeros(2, complex)),
         npy(np.zeros(2, [("a", "f4")])),
+        npy(np.zeros(3, np.uint8)).replace(b"|u1", b"|f1"),
+        npy(np.zeros((0, 8, 8))),
+        npy(np.zeros((0, 8))).replace(b"(0, 8), }" + b" " * 19, b"(0, 99999999999999999999), }"),
     ],
 )
 def test_npy_that_is_refused(body: bytes) -> None:
