@@ -14,8 +14,16 @@ PRETRAINED = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "
 
 
 def _split(value: object) -> object:
-    """A comma-separated text as its parts: the form in which environment variables hold several values."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """A comma-separated text as its parts: the form in which environment variables hold several values.
+
+    A text without any part is an error: who wrote it meant something, and it must not pass for "no API keys".
+    """
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if not parts:
+        raise ValueError("holds no value")
+    return parts
 
 
 def _clean_root(value: str) -> str:

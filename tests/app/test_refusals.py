@@ -207,13 +207,19 @@ def test_api_keys(run: Run, tiny: Path) -> None:
                 response = await client.get(path)
                 assert_problem(response, 401, "unauthorized")
                 assert response.headers["www-authenticate"] == "Bearer"
-            for headers in ({"authorization": "Bearer two-key"}, {"x-api-key": "one-key"}):
+            for headers in (
+                {"authorization": "Bearer two-key"},
+                {"x-api-key": "one-key"},
+                {"authorization": "Bearer of another server", "x-api-key": "one-key"},
+                {"authorization": "Bearer two-key", "x-api-key": "wrong"},
+            ):
                 assert (await client.get("/sample?n=1", headers=headers)).status_code == 200
             for headers in (
                 {"authorization": "Bearer wrong"},
                 {"authorization": "Basic one-key"},
                 {"x-api-key": ""},
                 {"x-api-key": "one-ke"},
+                {"authorization": "Bearer wrong", "x-api-key": "wrong"},
             ):
                 assert_problem(await client.get("/sample", headers=headers), 401, "unauthorized")
 

@@ -49,6 +49,13 @@ def test_wrong_values_are_refused(wrong: dict[str, object]) -> None:
         Settings.model_validate(wrong)
 
 
+@pytest.mark.parametrize("blank", [" ", ",", " , ,"])
+def test_blank_keys_do_not_open_the_server(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    monkeypatch.setenv("VAE_API_KEYS", blank)
+    with pytest.raises(ValidationError, match="holds no value"):
+        Settings()
+
+
 def test_bundle_folders(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "a").mkdir()
