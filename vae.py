@@ -169,7 +169,7 @@ def evaluate(
     run: Run,
     data_dir: DataDir = None,
     samples: Samples = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Only so many test images, drawn by the seed.")] = None,
 ) -> None:
     """Measure a run on its test split. Prints a table and writes metrics.json."""
     with _training() as console:

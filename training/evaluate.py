@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from model.vae import VAE
 from training.checkpoint import load_average
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
+from training.data.splits import choose
 from training.device import choose_device, prepare
 from training.estimators import ImageEstimates, encode, estimate_images
 from training.feed import Feed
@@ -46,7 +48,7 @@ def evaluate_run(
 
     Args:
         importance_samples: k, instead of the configuration's.
-        images: only the first so many test images, instead of the configuration's number.
+        images: so many test images, drawn by the seed, instead of the configuration's number.
 
     Raises:
         ConfigError, DataError, CheckpointError: as their docstrings say.
@@ -60,8 +62,7 @@ def evaluate_run(
     # Convolutions on few channels are faster with the channels last.
     convert_conv2d_weight_memory_format(model, torch.channels_last)
     test = held_out_images(run, data_dir=data_dir, console=console)
-    if config.evaluation.images is not None:
-        test = test.subset(np.arange(min(config.evaluation.images, len(test))))
+    test = _part(test, config)
     with Progress(
         *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as bar:
@@ -127,6 +128,15 @@ def measure(
             libraries=library_versions(),
         ),
     )
+
+
+def _part(test: Dataset, config: RunConfig) -> Dataset:
+    """As many test images as are to be measured; where these are not all, the name says what they were drawn from."""
+    wanted = config.evaluation.images
+    if wanted is None or wanted >= len(test):
+        return test
+    chosen = test.subset(choose(len(test), wanted, config.seed))
+    return replace(chosen, name=f"{test.name} (drawn at random from {len(test):,})")
 
 
 class _Batch(NamedTuple):

@@ -80,7 +80,8 @@ class TestTrainedRun:
         _, metrics, _ = evaluation
         protocol = metrics.protocol
         assert (protocol.split, protocol.images, protocol.importance_samples) == ("test", 100, 20)
-        assert (protocol.binarization, protocol.seed, protocol.dataset) == ("dynamic", 3, "digits")
+        assert (protocol.binarization, protocol.seed) == ("dynamic", 3)
+        assert protocol.dataset == "digits (drawn at random from 719)"
         assert protocol.libraries["torch"] == torch.__version__
 
     def test_the_table_has_every_number(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
@@ -90,7 +91,7 @@ class TestTrainedRun:
             assert f"{value.value:.2f}" in printed
             assert f"{value.low:.2f} .. {value.high:.2f}" in printed
         assert "-L_20" in printed
-        assert "test split, 100 images" in printed
+        assert "digits (drawn at random from 719), test split, 100 images" in printed
 
     def test_measuring_again_gives_the_same(self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path) -> None:
         run, metrics, _ = evaluation
@@ -114,8 +115,14 @@ class TestTrainedRun:
         assert metrics.rate.low == metrics.rate.value == metrics.rate.high
         assert metrics.active_units == 0
 
-    def test_it_is_the_test_split_that_is_opened(
-        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("wanted", "name"), [(40, "digits (drawn at random from 719)"), (10_000, "digits")])
+    def test_it_is_the_test_split_that_is_opened_or_some_of_it_from_all_over(
+        self,
+        wanted: int,
+        name: str,
+        evaluation: tuple[RunFolder, Metrics, str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         run, metrics, _ = evaluation
         opened: list[Dataset] = []
@@ -125,11 +132,17 @@ class TestTrainedRun:
             return metrics
 
         monkeypatch.setattr(module, "measure", measured)
-        evaluated(copy_of(run, tmp_path), images=10_000)
+        evaluated(copy_of(run, tmp_path), images=wanted)
         config = run.config()
+        (test,) = opened
         expected = load_test(config.data, config.image, seed=config.seed)
-        assert [dataset.sha256 for dataset in opened] == [expected.sha256]
-        assert len(expected) == 719
+        rows = {image.tobytes(): row for row, image in enumerate(expected.images)}
+        assert len(rows) == 719
+        found = [rows[image.tobytes()] for image in test.images]
+        assert len(found) == min(wanted, 719)
+        assert found == sorted(set(found))
+        assert max(found) > 600  # the first ones would be those of the first folder
+        assert test.name == name
 
     def test_it_is_the_averaged_weights_of_the_best_step(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path

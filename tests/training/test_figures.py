@@ -18,6 +18,7 @@ from model.bundle.runtime import Posterior
 from model.bundle.store import open_bundle
 from tests.support.runs import CONV, GAUSSIAN, pictures, write_run
 from tests.support.tiny import write_tiny_bundle
+from training.data.splits import choose
 from training.errors import ConfigError, DataError
 from training.figures import draw_bundle, draw_run
 from training.figures.charts import CLASSES, latent_scatter, training_curves
@@ -31,6 +32,7 @@ from training.figures.panels import (
     samples,
     traversals,
 )
+from training.images import training_images
 from training.run import RunFolder
 from training.trained import TorchModel, load_best
 
@@ -152,6 +154,23 @@ def test_a_model_that_gives_nan_is_not_drawn(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelFault, match="NaN"):
         draw_bundle(bundle, tmp_path / "figures", console=_quiet())
     assert not (tmp_path / "figures").exists()
+
+
+def test_of_many_validation_images_some_from_all_over_are_encoded(
+    tmp_path: Path, grey: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[NDArray[np.uint8]] = []
+
+    def watched(model: TorchModel, images: NDArray[np.uint8]) -> Posterior:
+        encoded.append(images)
+        return encode_images(model, images)
+
+    monkeypatch.setattr("training.figures.draw.encode_images", watched)
+    monkeypatch.setattr("training.figures.draw._MOST_IMAGES", 4)
+    draw_run(grey, tmp_path, data_dir=None, console=_quiet())
+    _, validation = training_images(grey, data_dir=None, console=_quiet())
+    assert np.array_equal(encoded[0], validation.images[choose(len(validation), 4, grey.config().seed)])
+    assert not np.array_equal(encoded[0], validation.images[:4])
 
 
 # --- panels

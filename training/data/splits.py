@@ -9,6 +9,7 @@ Indices = NDArray[np.int64]
 
 _VALIDATION_STREAM = 0
 _TEST_STREAM = 1
+_CHOICE_STREAM = 2
 
 
 def split_by_seed(n: int, fraction: float, seed: int, *, stream: int = 0) -> tuple[Indices, Indices]:
@@ -27,10 +28,27 @@ def split_by_seed(n: int, fraction: float, seed: int, *, stream: int = 0) -> tup
     if n < 0 or not 0 <= fraction <= 1:
         raise ValueError(f"cannot hold out {fraction} of {n} rows")
     held = int(n * fraction + 0.5)
+    order = _drawn_order(n, seed, stream)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def choose(n: int, count: int, seed: int) -> Indices:
+    """``count`` of ``n`` rows at random, sorted; all of them where there are no more.
+
+    The first so many rows would be those of the first folder: pictures are ordered by their names. A larger choice of
+    the same seed holds a smaller one.
+
+    >>> choose(100, 4, seed=0)
+    array([ 6, 40, 86, 96])
+    """
+    return np.sort(_drawn_order(n, seed, _CHOICE_STREAM)[:count])
+
+
+def _drawn_order(n: int, seed: int, stream: int) -> Indices:
+    """The rows by their draws, from the smallest on."""
     key = np.array([seed, stream], dtype=np.uint64)
     draws = np.random.Philox(key=key).random_raw(n) if n else np.empty(0, np.uint64)
-    order = np.argsort(draws, kind="stable").astype(np.int64)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.argsort(draws, kind="stable").astype(np.int64)
 
 
 def hold_out_validation(n: int, fraction: float, seed: int) -> tuple[Indices, Indices]:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from model.bundle.files import write_bytes_atomically
 from model.bundle.runtime import Bundle
+from training.data.splits import choose
 from training.errors import DataError
 from training.figures.charts import latent_scatter, training_curves
 from training.figures.page import Panel, columns_of, constant_style, page, png
@@ -47,7 +48,7 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     model, _ = load_best(run)
     _, validation = training_images(run, data_dir=data_dir, console=console)
     shown = np.asarray(validation.images[showcase(validation, 2 * columns_of(config.image.width))])
-    many = validation.subset(np.arange(min(len(validation), _MOST_IMAGES)))
+    many = validation.subset(choose(len(validation), _MOST_IMAGES, config.seed))
     posterior = encode_images(model, many.images)
     with constant_style():
         figures = _pages(model, shown, kl_of_dimensions(posterior))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.splits import hold_out_test, hold_out_validation, split_by_seed
+from training.data.splits import choose, hold_out_test, hold_out_validation, split_by_seed
 from training.errors import DataError
 
 
@@ -25,6 +25,20 @@ def test_the_draws_are_pinned_for_all_time() -> None:
     """A change here would silently move test images into the training sets of resumed and repeated runs."""
     assert split_by_seed(20, 0.25, seed=3)[1].tolist() == [1, 6, 11, 13, 18]
     assert split_by_seed(20, 0.25, seed=3, stream=1)[1].tolist() == [3, 7, 8, 9, 19]
+
+
+@given(n=st.integers(0, 400), count=st.integers(0, 500), seed=st.integers(0, 2**31 - 1))
+def test_a_choice_is_sorted_and_part_of_every_larger_one(n: int, count: int, seed: int) -> None:
+    chosen = choose(n, count, seed)
+    assert len(chosen) == min(n, count)
+    assert np.all(np.diff(chosen) > 0)
+    assert set(chosen) <= set(choose(n, count + 7, seed)) <= set(range(n))
+
+
+def test_a_choice_is_from_all_over_and_not_what_is_held_out() -> None:
+    chosen = choose(10_000, 1000, seed=0)
+    assert abs(chosen.mean() - 5000) < 300
+    assert len(set(chosen) & set(hold_out_test(10_000, 0.1, 0)[1])) < 200
 
 
 def test_seeds_and_streams_give_different_splits() -> None:
