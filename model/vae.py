@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model.likelihoods import LikelihoodSettings, build_likelihood
 from model.networks.conv import ConvSettings, conv_decoder, conv_encoder
-from model.networks.mlp import MLPSettings, mlp_decoder, mlp_encoder
+from model.networks.mlp import MLPSettings, mlp_decoder, mlp_encoder, start_at_mean_image
 from model.posteriors import DiagonalGaussian
 
 
@@ -71,6 +71,16 @@ class VAE(nn.Module):
                     conv_decoder(settings, shape, dimension),
                 )
         self.likelihood = build_likelihood(architecture.likelihood)
+
+    def start_at(self, mean_image: Tensor) -> None:
+        """Let a fresh decoder begin at the mean of the training images, ``(C, H, W)`` in [0, 1].
+
+        Fully connected decoders have a bias for every pixel, and do; convolutions share theirs among all pixels, and
+        stay as they are.
+        """
+        match self.architecture.network, self.decoder:
+            case MLPSettings(), nn.Sequential() as decoder:
+                start_at_mean_image(decoder, mean_image)
 
     @property
     def latent_dim(self) -> int:

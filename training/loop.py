@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -56,10 +58,16 @@ class Plan:
         return cls(steps, steps * config.optimization.epochs)
 
 
-def build_trainee(config: RunConfig, device: torch.device) -> Trainee:
-    """A model with fresh weights and all that goes with it; the weights are a function of the seed."""
+def build_trainee(config: RunConfig, device: torch.device, *, mean_image: NDArray[np.float64] | None = None) -> Trainee:
+    """A model with fresh weights and all that goes with it.
+
+    The weights are a function of the seed and of the mean of the training images, ``(H, W, C)`` in [0, 1].
+    """
     torch.manual_seed(config.seed)  # the layers initialize themselves from the global generator
-    model = VAE(config.model, config.image.shape).to(device)
+    model = VAE(config.model, config.image.shape)
+    if mean_image is not None:
+        model.start_at(torch.from_numpy(mean_image).permute(2, 0, 1))
+    model.to(device)
     optimizer = build_optimizer(model, config.optimization)
     generator = Generator(device).manual_seed(config.seed)
     return Trainee(model, build_average(model, config.optimization), optimizer, generator, Progress())

@@ -48,7 +48,7 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     with ExitStack() as stack:
         stack.enter_context(run.held())
         resuming = resume and run.config_file.exists()
-        trainee = build_trainee(config, device)
+        trainee = build_trainee(config, device, mean_image=training.mean_image())
         if resuming:
             run.check_resumable(config, provenance)
             write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")

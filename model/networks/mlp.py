@@ -8,8 +8,9 @@ import math
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -34,8 +35,23 @@ def mlp_decoder(settings: MLPSettings, shape: tuple[int, int, int], latent_dim: 
     return nn.Sequential(*_layers(widths, settings.activation), nn.Unflatten(1, shape))
 
 
+def start_at_mean_image(decoder: nn.Sequential, mean_image: Tensor) -> None:
+    """Set a fresh decoder's last biases to ``logit(mean_image)``, ``(C, H, W)`` in [0, 1], as Burda et al. did.
+
+    A decoder that has learned nothing of its latent yet then gives the mean image. If it has to learn that first, most
+    latent dimensions collapse onto the prior meanwhile, and never come back.
+    """
+    last = next(layer for layer in reversed(decoder) if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        last.bias.copy_(torch.logit(mean_image.flatten(), eps=1e-3))
+
+
 def _layers(widths: tuple[int, ...], activation: str) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        linear = nn.Linear(inputs, outputs)
+        # Glorot and Bengio (2010). PyTorch's own default starts at half the scale, where a deep tanh network is linear.
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, ACTIVATIONS[activation]()]
     return layers[:-1]  # the last layer is linear

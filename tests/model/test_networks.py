@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Generator, Tensor, nn
 
 from model.networks.conv import ConvSettings, Upsampling, conv_decoder, conv_encoder, sizes
-from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder
+from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder, start_at_mean_image
 
 MLP = MLPSettings(kind="mlp", hidden=(12,))
 CONV = ConvSettings(kind="conv", channels=8, max_channels=16, hidden=12)
@@ -111,6 +111,23 @@ class TestMLP:
         layers = mlp_decoder(settings, (1, 8, 8), 3)
         assert sum(isinstance(layer, ACTIVATIONS[activation]) for layer in layers) == 3
         assert widths(layers) == [(3, 7), (7, 6), (6, 5), (5, 64)]
+
+    def test_starts_where_signals_keep_their_size(self) -> None:
+        """Glorot and Bengio (2010): a layer's weights have the variance 2 / (inputs + outputs), its biases are zero."""
+        layers = mlp_encoder(MLPSettings(kind="mlp"), (1, 28, 28), 100)
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                assert layer.weight.var().item() == pytest.approx(2 / sum(layer.weight.shape), rel=0.05)
+                assert not layer.bias.any()
+
+    def test_a_fresh_decoder_can_start_at_the_mean_image(self, generator: Generator) -> None:
+        decoding = mlp_decoder(MLPSettings(kind="mlp"), (3, 8, 9), 5)
+        mean = torch.rand(3, 8, 9, generator=generator).clamp(0.01, 0.99)
+        start_at_mean_image(decoding, mean)
+        # Without any word from the latent: the hidden layers are odd functions here, so zero gives zero.
+        torch.testing.assert_close(torch.sigmoid(decoding(torch.zeros(1, 5)))[0], mean)
+        start_at_mean_image(decoding, torch.tensor([0.0, 1.0]).repeat(3, 8, 5)[..., :9])
+        assert decoding(torch.zeros(1, 5)).isfinite().all(), "pixels that are always black or white"
 
 
 class TestConv:

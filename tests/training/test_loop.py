@@ -3,12 +3,13 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.vae import VAE
 from tests.support.digits import STEPS, STEPS_PER_EPOCH, digits_config, restored, run_digits, weights
 from training.config import RunConfig
 from training.data.load import load_training
@@ -35,6 +36,28 @@ class TestPlan:
         with pytest.raises(DataError, match="755 training images are fewer than a batch of 756"):
             run_digits(tmp_path / "run", config)
         assert not (tmp_path / "run").exists()
+
+
+class TestStart:
+    def test_a_fully_connected_decoder_starts_at_the_mean_of_the_training_images(self, tmp_path: Path) -> None:
+        config = digits_config(
+            model={"network": {"kind": "mlp", "hidden": [6]}}, optimization={"epochs": 1, "learning_rate": 1e-9}
+        )
+        run, *_ = run_digits(tmp_path / "run", config)
+        training, validation = load_training(config.data, config.image, seed=config.seed)
+        mean = training.images.astype(float).mean(axis=0)[..., 0] / 255
+        assert not (mean == validation.images.astype(float).mean(axis=0)[..., 0] / 255).all()
+        trainee = restored(run.last, config)
+        for model in (trainee.model, cast(VAE, trainee.average.module)):
+            decoded = model.mean_image(torch.zeros(1, 3))[0, 0].detach().double()
+            torch.testing.assert_close(decoded, torch.from_numpy(mean).clamp(1e-3, 1 - 1e-3), atol=1e-5, rtol=0)
+
+    def test_weights_are_a_function_of_the_seed(self) -> None:
+        first, again, other = (
+            weights(build_trainee(digits_config(seed=seed), torch.device("cpu"))) for seed in (1, 1, 2)
+        )
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 class TestStep:

@@ -1,7 +1,7 @@
 """A split of images in memory, or in a memory-mapped file: what every source returns and the loop consumes."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: called while something slow goes on; ``total`` is 0 where it is not known."""
 
-_DIGEST_BYTES = 1 << 24
+_PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,19 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def mean_image(self) -> NDArray[np.float64]:
+        """The mean of the images, ``(H, W, C)`` in [0, 1]. Reads a memory map in pieces.
+
+        >>> images = np.zeros((2, 8, 8, 1), np.uint8)
+        >>> images[0] = 255
+        >>> float(Dataset.of(images, name="half", split="train").mean_image()[0, 0, 0])
+        0.5
+        """
+        total = np.zeros(self.images.shape[1:], np.uint64)
+        for piece in pieces(self.images):
+            total += piece.sum(axis=0, dtype=np.uint64)
+        return total / (255 * max(1, len(self.images)))
+
     def subset(self, indices: NDArray[np.int64], split: str | None = None) -> "Dataset":
         """The images ``indices``, in that order, copied into memory; ``split`` names the new split.
 
@@ -80,7 +93,13 @@ def digest(images: NDArray[np.uint8]) -> str:
     'aa8ab0b2'
     """
     result = hashlib.sha256((",".join(map(str, images.shape)) + ":").encode())
-    rows = max(1, _DIGEST_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        result.update(np.ascontiguousarray(images[start : start + rows]).data)
+    for piece in pieces(images):
+        result.update(np.ascontiguousarray(piece).data)
     return result.hexdigest()
+
+
+def pieces(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """All images in order, a few megabytes at a time: what lies in a memory map need not fit into memory."""
+    rows = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        yield images[start : start + rows]

@@ -25,7 +25,7 @@ def test_the_digest_sees_every_pixel_the_order_and_the_shape(monkeypatch: pytest
     same_bytes = images.reshape(5, 3, 4, 1)
     assert len({digest(each) for each in (images, changed, images[::-1], same_bytes)}) == 4
     whole = digest(images)
-    monkeypatch.setattr("training.data.dataset._DIGEST_BYTES", 25)
+    monkeypatch.setattr("training.data.dataset._PIECE_BYTES", 25)
     assert digest(images) == whole
 
 
