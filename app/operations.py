@@ -130,6 +130,8 @@ async def interpolate_points(call: Call) -> Answer:
         check_segments(call.engine.settings, len(images), steps, "?steps")
         latents = (await model.encode(images)).mean
     frames = await _make(call, len(latents) * steps * latents.shape[1], partial(interpolate, latents, steps, path))
+    if not np.isfinite(frames).all():
+        raise Invalid.at("/points" if kind == JSON else "", "The path between the points leaves the range of float32.")
     return await _draw(call, model, frames, _Drawing(media, query, frames=True, tell_latents=True))
 
 
@@ -171,9 +173,11 @@ def _encoded(model: Model, posterior: Posterior, query: EncodeQuery, seed: int |
         elif query.output == "samples" and draws is not None:
             array = draws
         return answer(NPY, npy_body(array), headers)
+    divergences = gaussian_kl(mean, log_variance)
+    if not np.isfinite(divergences).all():  # JSON has no infinity, and null is no number
+        raise ModelFailure("The model's posterior is too wide to be compared with the prior.")
     entries = [
-        {"mean": m, "log_variance": v, "kl": kl}
-        for m, v, kl in zip(mean, log_variance, gaussian_kl(mean, log_variance), strict=True)
+        {"mean": m, "log_variance": v, "kl": kl} for m, v, kl in zip(mean, log_variance, divergences, strict=True)
     ]
     if draws is not None:
         entries = [entry | {"samples": rows} for entry, rows in zip(entries, draws, strict=True)]

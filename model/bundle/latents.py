@@ -73,7 +73,8 @@ def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> NDArray[np.float64]
 def interpolate(points: ArrayLike, steps: int, path: PathKind = "slerp") -> Floats:
     """`steps` latents from each point to the next, ends included exactly and shared ones once.
 
-    (P, D) -> ((P - 1) * (steps - 1) + 1, D), for P >= 2 and steps >= 2.
+    (P, D) -> ((P - 1) * (steps - 1) + 1, D), for P >= 2 and steps >= 2. Where an arc leaves the range of float32, as it
+    can between finite points near its end, it is infinite.
 
     - linear: (1 - t) a + t b.
     - slerp (Shoemake 1985): the direction turns at constant speed along the great circle, the length changes linearly,
@@ -97,7 +98,8 @@ def interpolate(points: ArrayLike, steps: int, path: PathKind = "slerp") -> Floa
     for i in range(len(ends) - 1):
         a, b = ends[i].astype(np.float64), ends[i + 1].astype(np.float64)
         between = _slerp(a, b, t) if path == "slerp" else (1 - t) * a + t * b
-        frames[i * (steps - 1) : (i + 1) * (steps - 1) + 1] = between
+        with np.errstate(over="ignore"):
+            frames[i * (steps - 1) : (i + 1) * (steps - 1) + 1] = between
     frames[:: steps - 1] = ends
     return frames
 

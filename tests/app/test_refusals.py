@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engine import Engine
-from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running
+from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running, un_npy
 
 Run = Callable[[Coroutine[object, object, None]], None]
 JSON = {"content-type": "application/json"}
@@ -130,6 +130,10 @@ CASES: list[tuple[str, str, dict[str, Any], int, str, str | None]] = [
         "POST", "/interpolate", {"json": {"points": [{"latent": [0, 0]}] * 3, "steps": 129}},
         422, "invalid", "/steps",
     ),
+    (
+        "POST", "/interpolate", {"json": {"points": [{"latent": [3e38, 3e38]}, {"latent": [3e38, -3e38]}]}},
+        422, "invalid", "/points",
+    ),
     ("POST", "/interpolate?steps=3", {"json": {"points": [{"latent": [0, 0]}] * 3}}, 422, "invalid", "?steps"),
     ("POST", "/interpolate?steps=257", {"content": npy(grey(2)), "headers": NPY}, 422, "invalid", "?steps"),
     ("POST", "/interpolate", {"content": npy(grey(1)), "headers": NPY}, 422, "invalid", None),
@@ -235,6 +239,21 @@ def test_non_finite_results_fail_alone(run: Run, overflowing: Path) -> None:
             assert_problem(failed, 500, "model-failure")
             assert failed.headers["x-model"] == "tiny/1"
             assert all(response.status_code == 200 for response in rest)
+
+    run(scenario())
+
+
+def test_a_divergence_that_is_no_number_is_not_null(run: Run, tiny: Path) -> None:
+    def wide(images: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        return np.zeros((len(images), 2), np.float32), np.full((len(images), 2), 800, np.float32)
+
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            engine_of(client).models["tiny"].batchers["encoder"]._run = wide
+            sent = {"content": npy(grey(1)), "headers": {"content-type": NPY["content-type"]}}
+            assert_problem(await client.post("/encode", **sent), 500, "model-failure")
+            response = await client.post("/encode?format=npy&output=log_variance", **sent)
+            assert un_npy(response).tolist() == [[800, 800]]
 
     run(scenario())
 

@@ -239,3 +239,10 @@ def test_traverse_refuses() -> None:
         traverse([0, 0], 0, -1, 1, 0)
     with pytest.raises(ValueError, match="shape"):
         traverse([[0, 0]], 0, -1, 1, 3)
+
+
+def test_an_arc_beyond_float32_is_infinite_and_says_nothing() -> None:
+    with np.errstate(all="raise"):
+        frames = interpolate([[3e38, 3e38], [3e38, -3e38]], 3)
+    assert frames[1, 0] == np.inf
+    assert np.isfinite(frames[[0, 2]]).all()
