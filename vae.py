@@ -27,7 +27,7 @@ from model.bundle.manifest import MANIFEST
 from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.store import open_bundle
 
-TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "sklearn"}
+TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
 WRONG_USAGE = 2
 INTERRUPTED = 130
 

@@ -119,8 +119,8 @@ def _protocol(metrics: Metrics) -> str:
     samples = f", {protocol.importance_samples:,} importance samples an image" if protocol.importance_samples else ""
     return (
         f"On {protocol.images:,} images of the {protocol.split} split of {protocol.dataset}, {binarization}{samples}, "
-        f"seed {protocol.seed}. Intervals are 95% confidence intervals of the mean over images: they cover the choice "
-        "of test images, not another training run."
+        f"seed {protocol.seed}. Intervals are 95% confidence intervals of the mean over images (Student's t): they "
+        "cover the choice of test images, not another training run."
     )
 
 

@@ -92,7 +92,7 @@ class EvaluationConfig(Section):
     """What is measured after training, always on the test split."""
 
     importance_samples: int = Field(1000, ge=1, le=5000, description="k of the importance-weighted bound L_k")
-    images: int | None = Field(None, gt=0, description="only so many test images, drawn by the seed; absent: all")
+    images: int | None = Field(None, ge=2, description="only so many test images, drawn by the seed; absent: all")
     batch_size: int = Field(100, gt=0, description="images at a time")
     sample_chunk: int = Field(
         100, gt=0, description="importance samples drawn at a time; decoded in pieces that fit into memory"

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
 from torch import Generator, Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -22,6 +23,7 @@ from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.data.splits import choose
 from training.device import choose_device, prepare
+from training.errors import DataError
 from training.estimators import ImageEstimates, encode, estimate_images
 from training.feed import Feed
 from training.images import held_out_images
@@ -33,7 +35,6 @@ from training.run import RunFolder, git_commit, library_versions
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
 # exceeds this.
 ACTIVE_VARIANCE = 0.01
-_Z_95 = 1.959964
 
 
 def evaluate_run(
@@ -62,6 +63,8 @@ def evaluate_run(
     # Convolutions on few channels are faster with the channels last.
     convert_conv2d_weight_memory_format(model, torch.channels_last)
     test = held_out_images(run, data_dir=data_dir, console=console)
+    if len(test) < 2:
+        raise DataError(f"{test.name}: one test image says nothing of others: two or more are needed to measure")
     test = _part(test, config)
     with Progress(
         *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -217,17 +220,16 @@ def summary(metrics: Metrics) -> Table:
 
 
 def _estimate(values: Tensor) -> Estimate:
-    """Mean over images with the normal 95% interval of the mean; a single image has no interval of its own and gets its
-    value."""
+    """Mean over N >= 2 images with the 95% interval of the mean, by Student's t with N - 1 degrees of freedom."""
     values = values.double()
     mean = values.mean().item()
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return Estimate(value=mean, low=mean - _Z_95 * error, high=mean + _Z_95 * error)
+    reach = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / math.sqrt(len(values))
+    return Estimate(value=mean, low=mean - reach, high=mean + reach)
 
 
 def _active_units(means: Tensor) -> int:
-    """How many dimensions of the posterior means ``(N, D)`` vary over the images; none over a single image."""
-    return int((means.double().var(0) > ACTIVE_VARIANCE).sum()) if len(means) > 1 else 0
+    """How many dimensions of the posterior means ``(N, D)`` vary over the images."""
+    return int((means.double().var(0) > ACTIVE_VARIANCE).sum())
 
 
 def _with_overrides(config: RunConfig, **wishes: int | None) -> RunConfig:
