@@ -106,15 +106,15 @@ class Loop:
         stopping = interruption.requested
         while not progress.finished and not stopping:
             self._step(order)
-            epoch_ended = progress.step % self.plan.steps_per_epoch == 0
             if progress.step % schedule.log_every == 0:
                 self._log()
-            if epoch_ended:
+            validated = False
+            if progress.step % self.plan.steps_per_epoch == 0:
                 order = self._order(progress.step)
-                self._end_epoch(progress.step // self.plan.steps_per_epoch)
+                validated = self._end_epoch(progress.step // self.plan.steps_per_epoch)
             # Looked at once a step: a signal between two looks would end the run without a checkpoint of this step.
             stopping = interruption.requested
-            if epoch_ended or progress.step % schedule.checkpoint_every == 0 or stopping:
+            if validated or progress.step % schedule.checkpoint_every == 0 or stopping:
                 self._recent.check(progress.step)
                 save_checkpoint(self.run.last, self.trainee)
 
@@ -149,15 +149,18 @@ class Loop:
         for observer in self._observers:
             observer.trained(self.trainee.progress.step, values)
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int) -> bool:
+        """Validate where it is time to, and say whether it was."""
         progress = self.trainee.progress
         progress.finished = progress.step == self.plan.total_steps
-        if epoch % self.config.schedule.validate_every == 0 or progress.finished:
-            self._recent.check(progress.step)
-            values = self._validate()
-            self._judge(values["negative_elbo"])
-            for observer in self._observers:
-                observer.validated(progress.step, values)
+        if epoch % self.config.schedule.validate_every and not progress.finished:
+            return False
+        self._recent.check(progress.step)
+        values = self._validate()
+        self._judge(values["negative_elbo"])
+        for observer in self._observers:
+            observer.validated(progress.step, values)
+        return True
 
     def _validate(self) -> Values:
         config = self.config
@@ -225,6 +228,7 @@ class _Recent:
 
 def _advice(what: str, step: int) -> str:
     return (
-        f"step {step}: {what} is NaN or infinite. The last good checkpoint was kept. "
-        "Try a lower optimization.learning_rate, a gradient_clip, more warmup_steps, or precision = 'float32'."
+        f"step {step}: {what} is NaN or infinite. The last good checkpoint was kept, but --resume would lead here "
+        "again: start another run (--run FOLDER) with a lower optimization.learning_rate, a gradient_clip, more "
+        "warmup_steps, or precision = 'float32'."
     )

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model.vae import VAE
 from tests.support.digits import STEPS, STEPS_PER_EPOCH, digits_config, restored, run_digits, weights
+from training.checkpoint import Trainee, save_checkpoint
 from training.config import RunConfig
 from training.data.load import load_training
-from training.errors import DataError, NonFiniteLoss
+from training.errors import ConfigError, DataError, NonFiniteLoss
 from training.feed import Feed
 from training.loop import Loop, Plan, build_trainee
 from training.objective import Loss, training_loss
@@ -138,7 +139,7 @@ def by_hand(config: RunConfig) -> dict[str, Tensor]:
     """One epoch of Adam in a few lines that share only the loss with the loop."""
     training, _ = load_training(config.data, config.image, seed=config.seed)
     feed = Feed(training, torch.device("cpu"))
-    trainee = build_trainee(config, torch.device("cpu"))
+    trainee = build_trainee(config, torch.device("cpu"), mean_image=training.mean_image())
     parameters = list(trainee.model.parameters())
     first, second = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
     order = torch.randperm(755, generator=torch.Generator().manual_seed(config.seed * 1_000_003))
@@ -181,6 +182,30 @@ class TestLog:
     def test_it_learns(self, finished: RunFolder) -> None:
         curve = [line["negative_elbo"] for line in lines(finished, "validation")]
         assert curve[-1] < curve[0]
+
+
+class TestLast:
+    @pytest.mark.parametrize(
+        ("schedule", "steps"),
+        [
+            ({"validate_every": 1, "checkpoint_every": 4}, [4, 6, 8, 12, 16, 18]),
+            ({"validate_every": 2, "checkpoint_every": 1000}, [12, 18]),
+            ({"validate_every": 2, "checkpoint_every": 7}, [7, 12, 14, 18]),
+        ],
+    )
+    def test_is_written_at_validations_and_at_its_own_interval(
+        self, schedule: dict[str, int], steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved: list[int] = []
+
+        def watched(path: Path, trainee: Trainee) -> None:
+            if path.name == "last.safetensors":
+                saved.append(trainee.progress.step)
+            save_checkpoint(path, trainee)
+
+        monkeypatch.setattr("training.loop.save_checkpoint", watched)
+        run_digits(tmp_path / "run", digits_config(schedule=schedule))
+        assert saved == steps
 
 
 class TestBest:
@@ -284,6 +309,21 @@ class TestNonFinite:
             run_digits(tmp_path / "run", config)
         assert re.match(r"step \d+: ", str(caught.value))
         assert "lower optimization.learning_rate" in str(caught.value)
+
+    def test_the_advice_can_be_followed(self, tmp_path: Path) -> None:
+        """Resumed, the same happens at the same step; with another setting it is another run, which --run names."""
+        config = digits_config(optimization={"learning_rate": 1e15, "warmup_steps": 0, "gradient_clip": None})
+        messages = []
+        for resume in (False, True):
+            with pytest.raises(NonFiniteLoss) as caught:
+                run_digits(tmp_path / "run", config, resume=resume)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+        assert "--resume would lead here again: start another run (--run FOLDER)" in messages[0]
+        with pytest.raises(ConfigError, match="start another with --run"):
+            run_digits(tmp_path / "run", resume=True)
+        _, complete, _ = run_digits(tmp_path / "another")
+        assert complete
 
     def test_a_validation_counts_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch_validation(monkeypatch, iter([50.0, math.nan]))

@@ -135,6 +135,21 @@ def test_interrupted(
     assert_log_is_whole(run)
 
 
+def test_between_epochs_that_are_not_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that validates and checkpoints less often than once an epoch goes on as exactly."""
+    config = digits_config(schedule={"validate_every": 2, "checkpoint_every": 1000})
+    reference, _, _ = run_digits(tmp_path / "reference", config)
+    run = tmp_path / "run"
+    for step in (6, 7, 14):
+        with monkeypatch.context() as patch:
+            signal_after(patch, step, signal.SIGTERM)
+            run_digits(run, config, resume=True)
+    _, complete, _ = run_digits(run, config, resume=True)
+    assert complete
+    assert_same_weights(RunFolder(run), reference)
+    assert [line["step"] for line in read_log(RunFolder(run).log_file) if line["split"] == "validation"] == [12, 18]
+
+
 def test_a_signal_after_the_checkpoint_was_decided_on_is_heeded_a_step_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
