@@ -143,7 +143,7 @@ def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progres
             test_path = _locate(config.test_path, data_dir, "a folder or zip of pictures")
             _apart(path, test_path)
             return Source(
-                lambda: PicturePool.open(path, workspace),
+                lambda: _pictures_apart(path, test_path, workspace),
                 lambda: PicturePool.open(test_path, workspace).listing(),
                 test=lambda: PicturePool.open(test_path, workspace),
             )
@@ -188,6 +188,13 @@ def _apart(path: Path, test_path: Path | None) -> None:
             f"data.path {path} and data.test_path {test_path} are the same, or one lies inside the other: "
             "training would see test images"
         )
+
+
+def _pictures_apart(path: Path, test_path: Path, workspace: Workspace) -> PicturePool:
+    """The training pictures, none of which is a test picture; those are listed and not decoded."""
+    pool = PicturePool.open(path, workspace)
+    pool.refuse_files_of(PicturePool.open(test_path, workspace))
+    return pool
 
 
 def _checked(dataset: Dataset, config: "DataConfig") -> Dataset:

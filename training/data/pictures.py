@@ -41,11 +41,15 @@ _NAMED = 5
 
 
 class Entry(NamedTuple):
-    """A picture file: relative name with ``/``, bytes, and a stamp that changes with the content (CRC-32 or mtime)."""
+    """A picture file: relative name with ``/``, bytes, and a stamp that changes with the content (CRC-32 or mtime).
+
+    ``file`` is its device and inode in a folder: the same of two names, however they were reached, is one file.
+    """
 
     name: str
     size: int
     stamp: int
+    file: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,19 @@ class PicturePool:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def refuse_files_of(self, test: "PicturePool") -> None:
+        """Refuse to train on files of a test set, which symbolic links can lead to.
+
+        Raises:
+            DataError: the first few of them.
+        """
+        files = {entry.file for entry in test.entries if entry.file is not None}
+        shared = [entry.name for entry in self.entries if entry.file in files]
+        if shared:
+            raise DataError(
+                _few(f"{self.path}: {len(shared)} files are in data.test_path {test.path} too, through a link", shared)
+            )
+
     def listing(self) -> list[tuple[str, int]]:
         """Name and bytes of every picture, in order; names without the folders that all share, as a zip may add one."""
         shared = _shared_folders([entry.name for entry in self.entries])
@@ -93,7 +110,7 @@ class PicturePool:
         images = materialize(
             workspace.shape(len(chosen)),
             lambda out: self._decode(chosen, out),
-            key=workspace.key("pictures", chosen),
+            key=workspace.key("pictures", str(self.path.resolve()), [entry[:3] for entry in chosen]),
             folder=workspace.cache,
             limit=workspace.memory_limit,
         )
@@ -216,7 +233,9 @@ def _folder_entries(path: Path) -> Iterator[Entry]:
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"{file}: not a regular file")
-            yield Entry(relative, status.st_size, status.st_mtime_ns)
+            # A file system without inodes calls them all 0.
+            which = (status.st_dev, status.st_ino) if status.st_ino else None
+            yield Entry(relative, status.st_size, status.st_mtime_ns, which)
 
 
 def _raise(error: OSError) -> NoReturn:

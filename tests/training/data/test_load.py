@@ -141,6 +141,27 @@ def test_a_test_folder_inside_the_training_folder_is_refused(
         load_training(config, color, seed=0)
 
 
+@pytest.mark.parametrize("link", ["folder", "file", "hard"])
+@pytest.mark.parametrize("linked", ["training", "test"])
+def test_a_test_folder_that_a_link_leads_to_is_refused(
+    picture_files: dict[str, bytes], write_folder: Write, tmp_path: Path, color: ImageSpec, link: str, linked: str
+) -> None:
+    folders = [write_folder(tmp_path / name, picture_files) for name in ("training", "test")]
+    config = DataConfig(source="pictures", path=folders[0], test_path=folders[1], validation_fraction=0.25)
+    load_training(config, color, seed=0)
+    source, target = folders if linked == "training" else folders[::-1]
+    name = sorted(picture_files)[0]
+    match link:
+        case "folder":
+            (source / "more").symlink_to(target / "cat")
+        case "file":
+            (source / f"1{Path(name).suffix}").symlink_to(target / name)
+        case "hard":
+            (source / f"1{Path(name).suffix}").hardlink_to(target / name)
+    with pytest.raises(DataError, match=rf"training: {12 if link == 'folder' else 1} files are in data\.test_path"):
+        load_training(config, color, seed=0)
+
+
 def test_arrays_keep_their_own_splits(tmp_path: Path, grey: ImageSpec) -> None:
     generator = np.random.default_rng(0)
     parts = {name: generator.integers(0, 2, (n, 9, 8), dtype=np.uint8) for name, n in (("train", 9), ("valid", 3))}

@@ -75,6 +75,20 @@ def test_a_memory_map_holds_what_memory_would(
     assert PicturePool.open(folder, small).read(rows, "train").sha256 != mapped.sha256
 
 
+def test_another_folder_of_the_same_names_sizes_and_times_is_not_taken_for_it(
+    write_folder: Write, tmp_path: Path, color: ImageSpec
+) -> None:
+    """As unpacked from two archives, or written by a camera that starts anew."""
+    workspace, found = Workspace(color, tmp_path / "cache", memory_limit=10), []
+    for level in (10, 200):
+        folder = write_folder(tmp_path / str(level), {"1.bmp": picture_bytes(np.full((9, 9), level, np.uint8), "bmp")})
+        os.utime(folder / "1.bmp", (1e9, 1e9))
+        found.append(PicturePool.open(folder, workspace).read(all_rows(1), "train"))
+    sizes = [(tmp_path / str(level) / "1.bmp").stat().st_size for level in (10, 200)]
+    assert sizes[0] == sizes[1]
+    assert found[0].sha256 != found[1].sha256
+
+
 def test_only_the_asked_pictures_are_decoded(
     picture_files: dict[str, bytes], write_folder: Write, tmp_path: Path, color: ImageSpec
 ) -> None:
