@@ -11,6 +11,8 @@ from model.networks.conv import ConvSettings, sizes
 from model.networks.mlp import MLPSettings
 from model.posteriors import LOG_VARIANCE_LIMIT
 from training.config import RunConfig
+from training.loop import Plan
+from training.optimization import warmup
 from training.run import Provenance
 
 
@@ -87,7 +89,8 @@ def _architecture(facts: Facts) -> str:
 
 def _training(facts: Facts) -> str:
     o = facts.config.optimization
-    extras = [f"warm-up over {o.warmup_steps:,} steps"] if o.warmup_steps else []
+    steps = warmup(o, Plan.of(facts.config, facts.training_images).total_steps)
+    extras = [f"warm-up over {steps:,} steps"] if steps else []
     extras += [f"weight decay {o.weight_decay:g}"] if o.weight_decay else []
     extras += [f"gradients clipped at norm {o.gradient_clip:g}"] if o.gradient_clip else []
     extras += [f"ending after {o.early_stopping} validations without improvement"] if o.early_stopping else []

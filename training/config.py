@@ -63,7 +63,7 @@ class OptimizationConfig(Section):
     batch_size: int = Field(128, gt=0)
     learning_rate: float = Field(1e-3, gt=0, description="the peak, reached after the warm-up")
     final_learning_rate: float = Field(0.0, ge=0, description="where the cosine schedule ends")
-    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up, at most a tenth of the run's")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Adam's decay rates of the two moments")
     epsilon: float = Field(1e-8, gt=0, description="Adam's epsilon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW), on matrices and filters only")

@@ -19,6 +19,15 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
 
 
+def warmup(config: OptimizationConfig, total_steps: int) -> int:
+    """Steps of warm-up: as configured, but at most a tenth of the run's, which a small data set makes few.
+
+    >>> warmup(OptimizationConfig(epochs=1, warmup_steps=500), 900)
+    90
+    """
+    return min(config.warmup_steps, total_steps // 10)
+
+
 def learning_rate(config: OptimizationConfig, step: int, total_steps: int) -> float:
     """The rate of update ``step`` (from 0): linear warm-up, then a cosine to the final rate (Loshchilov and Hutter,
     2017).
@@ -26,12 +35,13 @@ def learning_rate(config: OptimizationConfig, step: int, total_steps: int) -> fl
     A function of the step alone, so that a resumed run needs no schedule state.
 
     >>> config = OptimizationConfig(epochs=1, learning_rate=1.0, warmup_steps=4)
-    >>> [round(learning_rate(config, step, 12), 2) for step in (0, 3, 4, 8, 12)]
+    >>> [round(learning_rate(config, step, 44), 2) for step in (0, 3, 4, 24, 44)]
     [0.25, 1.0, 1.0, 0.5, 0.0]
     """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = min((step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1), 1.0)
+    steps = warmup(config, total_steps)
+    if step < steps:
+        return config.learning_rate * (step + 1) / steps
+    progress = min((step - steps) / max(total_steps - steps, 1), 1.0)
     height = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + 0.5 * height * (1 + math.cos(math.pi * progress))
 

@@ -152,6 +152,7 @@ def test_it_says_what_the_model_is_and_where_it_comes_from() -> None:
         "fully connected, 30 and 40 hidden units, tanh | 98,765 |",
         "4,321",
         "12 epochs at most, batches of 16",
+        "warm-up over 92 steps",  # a tenth of 12 epochs of 77 batches
         "ending after 5 validations without improvement",
         "of step 777",
         "vae serve --model BUNDLE",

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from training.config import OptimizationConfig
-from training.optimization import build_average, build_optimizer, learning_rate
+from training.optimization import build_average, build_optimizer, learning_rate, warmup
 
 
 class TestLearningRate:
@@ -26,11 +26,18 @@ class TestLearningRate:
         config = OptimizationConfig(epochs=1, warmup_steps=0)
         assert all(learning_rate(config, step, 50) > 0 for step in range(50))
 
-    @pytest.mark.parametrize("total", [1, 5, 10, 11])
-    def test_a_run_shorter_than_the_warm_up_only_warms_up(self, total: int) -> None:
+    @pytest.mark.parametrize("total", [1, 9, 10, 11, 55, 99])
+    def test_the_warm_up_is_at_most_a_tenth_of_the_run(self, total: int) -> None:
         rates = [learning_rate(self.CONFIG, step, total) for step in range(total)]
-        assert rates == sorted(rates)
-        assert all(0 < rate < 0.01 + 1e-12 for rate in rates)
+        steps = total // 10
+        assert warmup(self.CONFIG, total) == steps
+        assert rates[:steps] == pytest.approx([0.01 * (step + 1) / steps for step in range(steps)])
+        assert rates[steps] == pytest.approx(0.01)
+        assert rates[steps:] == sorted(rates[steps:], reverse=True)
+
+    @pytest.mark.parametrize("total", [100, 101, 5000])
+    def test_a_longer_run_warms_up_as_it_was_told(self, total: int) -> None:
+        assert warmup(self.CONFIG, total) == 10
 
     def test_stays_at_the_end_after_the_end(self) -> None:
         assert learning_rate(self.CONFIG, 10**6, 110) == pytest.approx(0.001)
