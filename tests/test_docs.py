@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from pkgutil import resolve_name
 from urllib.parse import unquote
 
 import orjson
@@ -73,6 +74,25 @@ def test_files_that_are_named_exist(file: Path) -> None:
         r"`((?:app|model|training|tests|docs|docker|benchmarks|\.ci)/[\w./-]+)`", file.read_text("utf-8")
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_theory_names_functions_and_tests_that_exist() -> None:
+    """Every equation of docs/theory.md names what computes it and what checks it."""
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    functions = re.findall(r"`((?:model|training|app)(?:\.\w+)+)`", text)
+    tests = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", text)
+    assert len(re.findall(r"^- computed by ", text, re.MULTILINE)) == len(
+        re.findall(r"^- checked ", text, re.MULTILINE)
+    )
+    assert len(functions) > 20
+    assert len(tests) > 40
+    for name in functions:
+        assert callable(resolve_name(name)), name
+    for file, path in tests:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        *classes, function = path.split("::")
+        assert re.search(rf"^ *def {function}\(", source, re.MULTILINE), path
+        assert all(re.search(rf"^class {each}\b", source, re.MULTILINE) for each in classes), path
 
 
 @pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
