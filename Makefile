@@ -8,7 +8,7 @@ ARGS ?=
 DEV := .venv-dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train evaluate figures export dev test check format openapi docs lock clean
+.PHONY: help serve train evaluate figures export dev test bench check format openapi docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ dev: .venv-dev/.installed ## make .venv-dev, which trains and tests
 
 test: .venv-dev/.installed ## run the tests
 	$(DEV)/pytest $(ARGS)
+
+bench: .venv-dev/.installed ## measure the server side by side with the bare graph; prints ratios
+	$(DEV)/python -m benchmarks.serving $(ARGS)
 
 check: .venv-dev/.installed ## lint, formatting, types and import arrows
 	$(DEV)/ruff check
