@@ -10,9 +10,11 @@
     ├── MethodNotAllowed            405
     ├── NotAcceptable               406   no answer type of the route is acceptable
     ├── BodyTimeout                 408   the body did not arrive in time
+    ├── HeadTimeout                 408   the request's head did not arrive in time
     ├── TooLarge                    413   body or picture too large
     ├── UnsupportedMediaType        415   unknown body type, or a Content-Encoding
     ├── Invalid                     422   well-formed but wrong
+    ├── HeadTooLarge                431   the request's head is too large
     ├── ModelFailure                500   the model produced non-finite values or failed
     ├── Overloaded                  503   the queue is full
     ├── NotReady                    503   warming up or draining
@@ -104,6 +106,10 @@ class BodyTimeout(ServiceError):
     status, title, slug = 408, "Body not received in time", "body-timeout"
 
 
+class HeadTimeout(ServiceError):
+    status, title, slug = 408, "Head not received in time", "head-timeout"
+
+
 class TooLarge(ServiceError):
     status, title, slug = 413, "Content too large", "too-large"
 
@@ -119,6 +125,10 @@ class Invalid(ServiceError):
     def at(cls, pointer: str, detail: str) -> "Invalid":
         """The error of one place: the sentence is both the summary and the single entry of ``errors``."""
         return cls(detail, errors=[Detail(pointer, detail)])
+
+
+class HeadTooLarge(ServiceError):
+    status, title, slug = 431, "Request header fields too large", "head-too-large"
 
 
 class ModelFailure(ServiceError):
@@ -142,8 +152,8 @@ class QueueTimeout(ServiceError):
 
 ERRORS: tuple[type[ServiceError], ...] = (
     BadRequest, MalformedJSON, MalformedMultipart, Unauthorized, NotFound, ModelNotFound, MethodNotAllowed,
-    NotAcceptable, BodyTimeout, TooLarge, UnsupportedMediaType, Invalid, ServiceError, ModelFailure, Overloaded,
-    NotReady, QueueTimeout,
+    NotAcceptable, BodyTimeout, HeadTimeout, TooLarge, UnsupportedMediaType, Invalid, HeadTooLarge, ServiceError,
+    ModelFailure, Overloaded, NotReady, QueueTimeout,
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Gate:
             return
         began = time.perf_counter()
         headers = dict(scope["headers"])
-        note = Note(_request_id(headers.get(b"x-request-id")))
+        note = Note(request_id_of(headers))
         method = scope["method"]
         # HEAD is GET without the body, on every route.
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
@@ -59,7 +59,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_headers(note)]
+                message["headers"] = [*message.get("headers", ()), *said_of(note)]
             elif method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -159,11 +159,14 @@ def local_path(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _request_id(given: bytes | None) -> str:
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
+    """The request's id as its client gave it, if it can be repeated; else a new one."""
+    given = headers.get(b"x-request-id")
     return given.decode() if given is not None and _REQUEST_ID.match(given) else uuid.uuid4().hex
 
 
-def _headers(note: Note) -> list[tuple[bytes, bytes]]:
+def said_of(note: Note) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer to this request has."""
     headers = [(b"x-request-id", note.request_id.encode()), (b"x-content-type-options", b"nosniff")]
     if note.model is not None:
         headers.append((b"x-model", note.model.encode()))

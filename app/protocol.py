@@ -1,59 +1,183 @@
-"""uvicorn's HTTP protocol with bounds on what comes before a request: its head's bytes, and the time that it takes.
+"""uvicorn's HTTP protocol with bounds on what surrounds a request, and with our form for what never becomes one.
 
-uvicorn bounds neither, so that a client could hold a connection with half a head, or fill the memory with headers.
+uvicorn lets a client hold a connection with half a head, with a body that trickles in after its answer, or with an
+answer that is never read; and lets it fill the memory with headers. Here each of these ends after a bounded time or
+size. (The time of a body that an operation waits for is bounded in `exchange`.)
 """
 
 import asyncio
+from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.errors import BadRequest, HeadTimeout, HeadTooLarge, ServiceError
+from app.exchange import Note
+from app.middleware import problem_answer, request_id_of, said_of
 
 HEAD_BYTES = 64 * 2**10
+LEAST_BYTES = 64 * 2**10  # of an answer that a client must take in the time, so that it can have a large one
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head does not end within ``head_seconds`` or about HEAD_BYTES."""
+    """Gives a client ``seconds`` for a request's head, for the rest of a body already answered, and to read on."""
 
-    head_seconds = 20.0
+    seconds = 20.0
 
     _in_head = True
-    _head_bytes = 0
+    _begun = False
+    _segment_is_head = False
+    _told_bytes = 0  # of the head, that the parser has told
+    _held_bytes = 0  # of the head, that came in segments which hold nothing else: the parser tells whole lines only
+    _refusal: ServiceError | None = None
     _alarm: asyncio.TimerHandle | None = None
+    _write_alarm: asyncio.TimerHandle | None = None
+    _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_ended()
+        self._disarm()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    # The head
+
+    def data_received(self, data: bytes) -> None:
+        self._segment_is_head = self._in_head
+        super().data_received(data)
+        if self._segment_is_head:
+            self._held_bytes += len(data)
+            if self._held_bytes > HEAD_BYTES and not self.transport.is_closing():
+                self._refusal = _too_large()
+                self.send_400_response("")
+        if not (self._busy() or self._alarm or self.timeout_keep_alive_task or self.transport.is_closing()):
+            self._await_head()  # a line break between requests ends uvicorn's timer, and begins nothing
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._await_head()
+        self._begun = True
+
+    def on_url(self, url: bytes) -> None:
+        self._tell(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._tell(len(name) + len(value) + len(b": \r\n"))
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_ended()
+        self._in_head = self._segment_is_head = False
+        self._disarm()
         super().on_headers_complete()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request's head is too large.")
+    def _tell(self, count: int) -> None:
+        self._told_bytes += count
+        if self._told_bytes > HEAD_BYTES:
+            self._refusal = _too_large()
+            raise ValueError("the head is too large")  # ends the parsing, and so comes back as send_400_response
 
     def _await_head(self) -> None:
-        self._head_ended()
-        self._in_head, self._head_bytes = True, 0
-        self._alarm = self.loop.call_later(self.head_seconds, self.transport.close)
+        self._in_head, self._begun = True, False
+        self._told_bytes = self._held_bytes = 0
+        self._arm(self._head_is_late)
 
-    def _head_ended(self) -> None:
-        self._in_head = False
+    def _head_is_late(self) -> None:
+        if self._busy():  # with the request before
+            self._arm(self._head_is_late)
+        elif self._begun:
+            self._refuse(HeadTimeout("The request's head did not arrive in time."))
+        else:
+            self.transport.close()
+
+    # What is no request
+
+    def send_400_response(self, msg: str) -> None:
+        self._refusal = self._refusal or BadRequest("The request is not HTTP.")
+        if self._in_head and self._busy():  # the requests before it are answered first
+            self.flow.pause_reading()
+        else:
+            self._refuse(self._refusal)
+
+    def _refuse(self, error: ServiceError) -> None:
+        self._disarm()
+        note = Note(request_id_of(dict(self.headers or ())))
+        answer = problem_answer(error, note)
+        lines = [b"%b: %b\r\n" % header for header in (*answer.headers, *said_of(note), (b"connection", b"close"))]
+        self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # the server has no WebSockets by intent, and advice to install some would mislead
+
+    # The rest of a body, and the answer
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head, self._begun = True, False
+        if self.cycle.response_complete:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch_reading()
+        if self.transport.is_closing() or self._busy():
+            return
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif self.cycle.more_body:
+            self._arm(self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
+    def _watch_reading(self) -> None:
+        self._stop_watching()
+        self._unread = self.transport.get_write_buffer_size()
+        self._write_alarm = self.loop.call_later(self.seconds, self._check_reading)
+
+    def _check_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
+            self._stop_watching()
+        elif self._unread - unread < LEAST_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_reading()
+
+    # The timers
+
+    def _busy(self) -> bool:
+        """Is there a request without its answer?"""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _arm(self, then: Callable[[], None]) -> None:
+        self._disarm()
+        self._alarm = self.loop.call_later(self.seconds, then)
+
+    def _disarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
 
+    def _stop_watching(self) -> None:
+        if self._write_alarm is not None:
+            self._write_alarm.cancel()
+            self._write_alarm = None
 
-def bounded(head_seconds: float) -> type[BoundedProtocol]:
+
+def bounded(seconds: float) -> type[BoundedProtocol]:
     """The protocol class with this bound, for uvicorn makes its protocols itself."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"head_seconds": head_seconds})
+    return type("BoundedProtocol", (BoundedProtocol,), {"seconds": seconds})
+
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"A request's head may have at most {HEAD_BYTES} bytes.")

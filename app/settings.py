@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
     max_waiting: int = Field(128, ge=1, le=65536, description="Most requests admitted at a time; more get 503.")
     queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest wait in a queue before 504, in seconds.")
-    receive_seconds: float = Field(20.0, gt=0, le=3600, description="Longest wait for a request's head, and its body.")
+    receive_seconds: float = Field(
+        20.0, gt=0, le=3600, description="Longest wait for a request's head, its body, and a client to read on."
+    )
     drain_delay: float = Field(
         1.0,
         ge=0,
