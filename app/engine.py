@@ -71,7 +71,7 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, Model] = {}
         self.default = ""
-        self._admitted = 0
+        self._receiving = self._working = 0
         self._warm = self._leaving = self._refusing = False
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
@@ -170,24 +170,42 @@ class Engine:
             raise ModelNotFound("There is no model of this name; /models lists them.") from None
 
     @contextmanager
-    def admission(self) -> Iterator[None]:
-        """A place among the bounded number of requests in work, taken before anything of a request is read.
+    def admission(self) -> Iterator[Callable[[], None]]:
+        """A place among the requests whose body is awaited, taken before anything of a request is read.
 
-        Raises NotReady or Overloaded.
+        What is given is to be called once the body is there: it takes a place among the requests in work instead. The
+        two are counted apart, so that bodies that do not come keep no one from working; but as long as there is no
+        room to work, no body is read. Raises NotReady or Overloaded, and the call Overloaded.
         """
         if self._refusing or not self._warm:
             self.metrics.rejected("draining" if self._refusing else "starting")
             raise NotReady(self.health()[1])
-        if self._admitted >= self.settings.max_waiting:
+        self._check_room(self._receiving, self.settings.max_receiving)
+        self._check_room(self._working, self.settings.max_waiting)
+        works = False
+
+        def begin() -> None:
+            nonlocal works
+            self._check_room(self._working, self.settings.max_waiting)
+            works = True
+            self._count(receiving=-1, working=1)
+
+        self._count(receiving=1)
+        try:
+            yield begin
+        finally:
+            self._count(**({"working": -1} if works else {"receiving": -1}))
+
+    def _check_room(self, taken: int, most: int) -> None:
+        if taken >= most:
             self.metrics.rejected("overloaded")
             raise Overloaded
-        self._admitted += 1
-        self.metrics.in_progress.set(self._admitted)
-        try:
-            yield
-        finally:
-            self._admitted -= 1
-            self.metrics.in_progress.set(self._admitted)
+
+    def _count(self, *, receiving: int = 0, working: int = 0) -> None:
+        self._receiving += receiving
+        self._working += working
+        self.metrics.receiving.set(self._receiving)
+        self.metrics.in_progress.set(self._working)
 
     async def codec(self, stage: Stage, work: Callable[[], Result], *, light: bool) -> Result:
         """Read a body, make latents or write an answer on a codec thread; on the event loop if that is ``light``.

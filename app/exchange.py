@@ -75,15 +75,16 @@ Operate = Callable[[Call], Awaitable[Answer]]
 async def perform(operate: Operate, engine: Engine, scope: Scope, receive: Receive) -> Answer:
     """Admit a request and run its operation, unless its client goes away first (ClientGone).
 
-    Admission comes before the body is read, so that an overloaded server says so at once.
+    Admission comes before the body is read, so that an overloaded server says so at once, and again after: a body that
+    is slow to come must not take the place of one that is there.
     """
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         headers[name] = headers[name] + b", " + value if name in headers else value
     content_type = headers.get(b"content-type")
     accept = headers.get(b"accept")
-    with engine.admission():
-        body = _Body(receive, headers.get(b"content-length"), engine)
+    with engine.admission() as begin:
+        body = _Body(receive, headers.get(b"content-length"), engine, begin)
         call = Call(
             engine,
             note_of(scope),
@@ -111,6 +112,7 @@ class _Body:
     receive: Receive
     length: bytes | None
     engine: Engine
+    begin: Callable[[], None]
     client_gone: bool = False
     _listener: asyncio.Task[None] | None = field(default=None)
 
@@ -125,6 +127,7 @@ class _Body:
         except TimeoutError:
             self.engine.metrics.rejected("slow body")
             raise BodyTimeout("The request's body did not arrive in time.", headers={"Connection": "close"}) from None
+        self.begin()
         self._listener = asyncio.create_task(self._listen(asyncio.current_task()))
         return body
 

@@ -75,7 +75,8 @@ class Metrics:
         self._models = Gauge(
             "vae_model_info", "Loaded models; always 1.", ["model", "version", "provider"], registry=registry
         )
-        self.in_progress = Gauge("vae_requests_in_progress", "Requests admitted and not answered.", registry=registry)
+        self.receiving = Gauge("vae_requests_receiving", "Requests whose body is awaited.", registry=registry)
+        self.in_progress = Gauge("vae_requests_in_progress", "Requests received and not answered.", registry=registry)
         # Looking a label up costs more than the observation itself.
         self._request = lru_cache(maxsize=4096)(self._requests.labels)
         self._request_duration = lru_cache(maxsize=256)(self._duration.labels)

@@ -60,7 +60,10 @@ class Settings(BaseSettings):
     # Work
     max_batch: int = Field(32, ge=1, le=4096, description="Most images or latents in one run of a graph.")
     codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
-    max_waiting: int = Field(128, ge=1, le=65536, description="Most requests admitted at a time; more get 503.")
+    max_waiting: int = Field(128, ge=1, le=65536, description="Most requests in work at a time; more get 503.")
+    max_receiving: int = Field(
+        512, ge=1, le=65536, description="Most requests whose body is awaited at a time; more get 503."
+    )
     queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest wait in a queue before 504, in seconds.")
     receive_seconds: float = Field(
         20.0, gt=0, le=3600, description="Longest wait for a request's head, its body, and a client to read on."

@@ -300,6 +300,57 @@ def test_overload_is_said_at_once_and_before_reading(run: Run, tiny: Path) -> No
     run(scenario())
 
 
+def test_overload_after_reading_is_said_before_decoding(run: Run, tiny: Path) -> None:
+    arrived = asyncio.Event()
+
+    async def late() -> Any:
+        yield b""
+        await arrived.wait()
+        yield picture(grey(1)[0])
+
+    async def scenario() -> None:
+        async with running(tiny, max_waiting=1) as client:
+            entered, gate, _ = hold(engine_of(client), "decoder")
+            second = asyncio.create_task(client.post("/encode", content=late(), headers=PNG))
+            while "vae_requests_receiving 1.0" not in (await client.get("/metrics")).text:
+                assert not second.done()
+            first = asyncio.create_task(client.get("/sample?n=1"))
+            await wait(entered)
+            arrived.set()
+            assert_problem(await second, 503, "overloaded")
+            text = (await client.get("/metrics")).text
+            assert 'vae_codec_seconds_count{stage="read"} 0.0' in text
+            assert "vae_requests_receiving 0.0" in text
+            assert "vae_requests_in_progress 1.0" in text
+            gate.set()
+            assert (await first).status_code == 200
+
+    run(scenario())
+
+
+def test_bodies_that_do_not_come_keep_no_one_from_working(run: Run, tiny: Path) -> None:
+    async def silent() -> Any:
+        yield b""
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with running(tiny, max_waiting=1, max_receiving=4) as client:
+            idle = [asyncio.create_task(client.post("/encode", content=silent(), headers=PNG)) for _ in range(3)]
+            while "vae_requests_receiving 3.0" not in (await client.get("/metrics")).text:
+                assert not any(task.done() for task in idle)
+            assert (await client.get("/sample?n=1")).status_code == 200
+            idle.append(asyncio.create_task(client.post("/encode", content=silent(), headers=PNG)))
+            while "vae_requests_receiving 4.0" not in (await client.get("/metrics")).text:
+                assert not idle[-1].done()
+            assert_problem(await client.get("/sample?n=1"), 503, "overloaded")
+            for task in idle:
+                task.cancel()
+            await asyncio.gather(*idle, return_exceptions=True)
+            assert (await client.get("/sample?n=1")).status_code == 200
+
+    run(scenario())
+
+
 def test_deadline_in_the_queue(run: Run, tiny: Path) -> None:
     async def scenario() -> None:
         async with running(tiny, queue_seconds=0.05) as client:
