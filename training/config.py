@@ -36,10 +36,16 @@ class DataConfig(Section):
         None, description="pictures and arrays: a test set of its own, instead of test_fraction"
     )
     validation_fraction: float = Field(
-        0.05, gt=0, lt=0.5, description="share of the training images held out by the seed"
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="share of the training images held out by the seed; not to be given where the source has its own",
     )
     test_fraction: float = Field(
-        0.1, gt=0, lt=0.5, description="share held out for testing where the source has no test split"
+        0.1,
+        gt=0,
+        lt=0.5,
+        description="share held out by the seed for testing; not to be given where the source has its own",
     )
     binarization: Literal["dynamic", "static", "none"] = Field(
         "none",

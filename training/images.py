@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from training.data.dataset import Dataset
-from training.data.load import listing_digest, load_test, load_training
+from training.data.load import load_test, load_training, survey
 from training.errors import DataError
 from training.observers import DataProgress
 from training.run import RunFolder
@@ -37,7 +37,7 @@ def held_out_images(run: RunFolder, *, data_dir: Path | None, console: Console) 
     """
     config, before = run.config(), run.provenance().data
     # A run of an earlier version has no listing, and what it had cannot be known.
-    if before.get("listing") not in (None, listing_digest(config.data, config.image, data_dir=data_dir)):
+    if before.get("listing") not in (None, survey(config.data, config.image, data_dir=data_dir).listing):
         raise DataError(
             f"{before['name']}: images were added, removed or changed since the run in {run.folder} was trained: "
             "what would be held out for testing now may be what it was trained on"

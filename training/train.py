@@ -7,10 +7,12 @@ import torch
 from rich.console import Console
 
 from model.bundle.files import write_text_atomically
+from model.bundle.folders import SUFFIXES
 from training.checkpoint import restore_checkpoint
 from training.config import RunConfig
-from training.data.load import listing_digest, load_training
+from training.data.load import Survey, load_training, survey
 from training.device import choose_device, choose_precision, prepare
+from training.errors import ConfigError
 from training.feed import Feed
 from training.interruption import Interruption
 from training.loop import Loop, Observer, Plan, build_trainee
@@ -30,6 +32,10 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     device = choose_device(config.device)
     prepare(device, config.threads)
     precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
+    run = RunFolder(folder)
+    found = survey(config.data, config.image, data_dir=data_dir)
+    if not (resume and run.config_file.exists()):
+        _refuse_idle_shares(config, found)
     with DataProgress(console) as progress:
         training, validation = load_training(
             config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
@@ -38,13 +44,12 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         "name": training.name,
         "training": training.sha256,
         "validation": validation.sha256,
-        "listing": listing_digest(config.data, config.image, data_dir=data_dir),
+        "listing": found.listing,
     }
     provenance = provenance_of(config, device, precision, digests)
     # Whatever is wrong with the plan is said before there is a run folder.
     plan = Plan.of(config, len(training.images))
 
-    run = RunFolder(folder)
     with ExitStack() as stack:
         stack.enter_context(run.held())
         resuming = resume and run.config_file.exists()
@@ -66,6 +71,8 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
             highlight=False,
             soft_wrap=True,
         )
+        for remark in _remarks(config, found):
+            console.print(remark, highlight=False, soft_wrap=True)
         log = MetricsLog(run.log_file, resume_at=start if resuming else None)
         stack.callback(log.close)
         bar = stack.enter_context(ConsoleObserver(plan, console, start=start))
@@ -80,3 +87,27 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     if not trainee.progress.finished:
         console.print(f"interrupted after step {trainee.progress.step:,}; go on with --resume", highlight=False)
     return trainee.progress.finished
+
+
+def _refuse_idle_shares(config: RunConfig, found: Survey) -> None:
+    """Refuse a share to hold out, where it was asked for, of data that are divided already."""
+    for split in found.own_splits:
+        if f"{split}_fraction" in config.data.model_fields_set:
+            raise ConfigError(
+                f"data.{split}_fraction = {getattr(config.data, f'{split}_fraction')} is without effect: "
+                f"the data have {split} images of their own; leave it out"
+            )
+
+
+def _remarks(config: RunConfig, found: Survey) -> list[str]:
+    """What is allowed and may still not be meant."""
+    remarks = []
+    if found.ignored:
+        formats = ", ".join(sorted(SUFFIXES))
+        remarks.append(f"{found.ignored:,} files of the data are not looked at: their names do not end in {formats}")
+    if config.model.likelihood.family == "bernoulli" and config.data.binarization == "none":
+        remarks.append(
+            "grey or colour values under a Bernoulli: -ELBO is what is minimized, and bounds no likelihood; "
+            "a gaussian likelihood, or data.binarization = 'dynamic', would give one"
+        )
+    return remarks

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.support.digits import digits_config, run_digits
 from tests.support.runs import pictures
 from training.config import RunConfig
-from training.data.load import listing_digest
+from training.data.load import survey
 from training.errors import DataError
 from training.evaluate import evaluate_run
 from training.figures import draw_run
@@ -27,7 +27,7 @@ def config_of(**data: object) -> RunConfig:
     """Forty images need small batches."""
     return digits_config(
         model={"network": {"kind": "mlp", "hidden": [5]}},
-        data={"binarization": "none", "test_fraction": 0.2, **data},
+        data={"binarization": "none", **data},
         optimization={"epochs": 1, "batch_size": 5},
     )
 
@@ -73,14 +73,14 @@ def test_a_run_of_before_there_were_listings_is_measured(trained: tuple[RunFolde
     assert len(document["data"].pop("listing")) == 64
     run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
     (folder / "a" / "00.png").unlink()
-    assert len(held_out_images(run, data_dir=None, console=QUIET)) == 8
+    assert len(held_out_images(run, data_dir=None, console=QUIET)) == 16
 
 
 class TestListing:
     def digest(self, path: Path, **data: object) -> str:
         source = "arrays" if path.suffix in (".npy", ".npz") else "pictures"
         config = config_of(source=source, path=str(path), **data)
-        return listing_digest(config.data, config.image)
+        return survey(config.data, config.image).listing
 
     def test_a_zip_or_a_copy_of_a_folder_is_listed_as_the_folder(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "pictures")

@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +44,32 @@ DEFAULT_FOLDER = Path("data")
 class Source:
     """How to open each pool; None where the source has no such split.
 
-    ``listing`` lists the pool that the test images are chosen from, as JSON would have it, and reads none of them.
+    ``listing`` lists the pool that the test images are chosen from, as JSON would have it, and reads none of them;
+    ``ignored`` counts files that are no images.
     """
 
     training: Callable[[], Pool]
     listing: Callable[[], object]
     validation: Callable[[], Pool] | None = None
     test: Callable[[], Pool] | None = None
+    ignored: Callable[[], int] = lambda: 0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a source without decoding an image.
+
+    Attributes:
+        listing: SHA-256 of the list of images that the test images are chosen from. Which of them are held out depends
+            on how many there are. With one picture more or less the seed would draw others, and a model would be
+            measured on images that it was trained on: who measures it compares this digest first.
+        own_splits: what the source divides itself: none, "validation", "test" or both.
+        ignored: files that are not looked at, since their names are not those of pictures.
+    """
+
+    listing: str
+    own_splits: tuple[str, ...]
+    ignored: int
 
 
 def load_training(
@@ -112,22 +132,24 @@ def load_test(
     return _checked(pool.read(test, "test"), config)
 
 
-def listing_digest(config: "DataConfig", image: ImageSpec, *, data_dir: Path | None = None) -> str:
-    """SHA-256 of the list of images that the test images are chosen from; none of them is decoded.
-
-    Which of them are held out depends on how many there are. With one picture more or less, the seed would draw others,
-    and a model would be measured on images that it was trained on: who measures it compares this digest first.
+def survey(config: "DataConfig", image: ImageSpec, *, data_dir: Path | None = None) -> Survey:
+    """Look at a source, and decode nothing.
 
     Raises:
         DataError: images cannot be found or listed.
     """
-    listed = _open(config, image, data_dir, None).listing()
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    source = _open(config, image, data_dir, None)
+    pools = {"validation": source.validation, "test": source.test}
+    digest = hashlib.sha256(json.dumps(source.listing()).encode()).hexdigest()
+    return Survey(digest, tuple(split for split, pool in pools.items() if pool is not None), source.ignored())
 
 
 def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
-    # A data folder is often a read-only share; the cache then lies in the default one.
-    home = data_dir if data_dir is not None and os.access(data_dir, os.W_OK) else DEFAULT_FOLDER
+    if data_dir is not None and data_dir.exists() and not data_dir.is_dir():
+        raise DataError(f"{data_dir}: not a folder; name one with --data-dir")
+    # A data folder is often a read-only share; the cache then lies in the default one. One that is not there is made.
+    read_only = data_dir is not None and data_dir.exists() and not os.access(data_dir, os.W_OK)
+    home = DEFAULT_FOLDER if data_dir is None or read_only else data_dir
     workspace = Workspace(image, home / "cache", progress, MEMORY_LIMIT)
     match config.source:
         case "mnist":
@@ -136,16 +158,17 @@ def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progres
             return Source(lambda: digits_pool(workspace), lambda: "scikit-learn's digits")
         case "pictures":
             path = _locate(config.path, data_dir, "a folder or zip of pictures")
+            pool = cache(lambda: PicturePool.open(path, workspace))  # listed once
             if config.test_path is None:
-                return Source(
-                    lambda: PicturePool.open(path, workspace), lambda: PicturePool.open(path, workspace).listing()
-                )
+                return Source(pool, lambda: pool().listing(), ignored=lambda: pool().ignored)
             test_path = _locate(config.test_path, data_dir, "a folder or zip of pictures")
             _apart(path, test_path)
+            test = cache(lambda: PicturePool.open(test_path, workspace))
             return Source(
-                lambda: _pictures_apart(path, test_path, workspace),
-                lambda: PicturePool.open(test_path, workspace).listing(),
-                test=lambda: PicturePool.open(test_path, workspace),
+                lambda: _apart_from(test(), pool()),
+                lambda: test().listing(),
+                test=test,
+                ignored=lambda: pool().ignored + test().ignored,
             )
         case "arrays":
             path = _locate(config.path, data_dir, "a .npy or .npz file")
@@ -190,10 +213,9 @@ def _apart(path: Path, test_path: Path | None) -> None:
         )
 
 
-def _pictures_apart(path: Path, test_path: Path, workspace: Workspace) -> PicturePool:
+def _apart_from(test: PicturePool, pool: PicturePool) -> PicturePool:
     """The training pictures, none of which is a test picture; those are listed and not decoded."""
-    pool = PicturePool.open(path, workspace)
-    pool.refuse_files_of(PicturePool.open(test_path, workspace))
+    pool.refuse_files_of(test)
     return pool
 
 

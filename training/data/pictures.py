@@ -61,6 +61,8 @@ class PicturePool:
     labels: NDArray[np.int64] | None
     label_names: tuple[str, ...] | None
     workspace: Workspace
+    ignored: int = 0
+    """Files that are not looked at, since their names do not end as those of pictures do."""
 
     @classmethod
     def open(cls, path: Path, workspace: Workspace) -> "PicturePool":
@@ -69,9 +71,9 @@ class PicturePool:
         Raises:
             DataError: ``path`` is no folder or zip, cannot be listed, or holds no pictures or some of an unread format.
         """
-        entries = _listed(path)
+        entries, ignored = _listed(path)
         labels, names = class_labels([entry.name for entry in entries])
-        return cls(path, entries, labels, names, workspace)
+        return cls(path, entries, labels, names, workspace, ignored)
 
     @property
     def name(self) -> str:
@@ -179,7 +181,8 @@ def _shared_folders(names: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
-def _listed(path: Path) -> tuple[Entry, ...]:
+def _listed(path: Path) -> tuple[tuple[Entry, ...], int]:
+    """The pictures, and how many other files there are."""
     try:
         if path.is_dir():
             found = list(_folder_entries(path))
@@ -201,7 +204,7 @@ def _listed(path: Path) -> tuple[Entry, ...]:
     large = [entry.name for entry in pictures if entry.size > MAX_FILE_BYTES]
     if large:
         raise DataError(_few(f"{path}: {len(large)} files of more than {MAX_FILE_BYTES >> 20} MiB", large))
-    return tuple(pictures)
+    return tuple(pictures), len(found) - len(pictures)
 
 
 def _suffix(entry: Entry) -> str:
