@@ -67,8 +67,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the web framework refuses by itself (404, 405, ...) in our form."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict((error.headers if isinstance(error, HTTPException) else None) or {})
-    if "GET" in (allowed := headers.get("Allow", headers.get("allow", ""))):
-        headers = {"Allow": f"{allowed}, HEAD"}
+    if "Allow" in headers:
+        allowed = [method.strip() for method in headers["Allow"].split(",")]
+        if "GET" in allowed and "HEAD" not in allowed:  # HEAD is GET without the body, on every route
+            allowed.append("HEAD")
+        headers["Allow"] = ", ".join(allowed)
     return Sent(problem_answer(of_status(status, headers), note_of(request.scope)))
 
 

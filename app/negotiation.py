@@ -21,7 +21,8 @@ FORMATS = {"json": JSON, "npy": NPY, "png": PNG, "webp": WEBP, "jpeg": JPEG, "gi
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _RANGE = re.compile(rf"({_NAME})/({_NAME})$")
 _QUALITY = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)$")
-_LONGEST = 1024  # characters of an Accept that are looked at, and remembered
+_LONGEST = 1024  # characters of an Accept that are remembered
+_RANGES = 64  # of an Accept that are looked at
 
 
 def choose(accept: str | None, offered: tuple[str, ...], requested: str | None = None) -> str:
@@ -40,7 +41,8 @@ def choose(accept: str | None, offered: tuple[str, ...], requested: str | None =
     if requested is not None:
         chosen = FORMATS[requested] if FORMATS[requested] in offered else None
     else:
-        chosen = _best((accept or "")[:_LONGEST], offered)
+        known = accept or ""
+        chosen = (_best if len(known) <= _LONGEST else _best.__wrapped__)(known, offered)
     if chosen is None:
         raise NotAcceptable(f"This route answers with {', '.join(offered)}.")
     return chosen
@@ -58,7 +60,7 @@ def _best(accept: str, offered: tuple[str, ...]) -> str | None:
 
 def _parse(accept: str) -> list[tuple[str, str, float]]:
     ranges = []
-    for element in accept.lower().split(","):
+    for element in accept.lower().split(",", _RANGES)[:_RANGES]:
         kind, *parameters = (part.strip() for part in element.split(";"))
         match = _RANGE.match(kind)
         quality = next((value[2:].strip() for value in parameters if value.startswith("q=")), "1")

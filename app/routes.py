@@ -156,7 +156,7 @@ def _check_plain(request: Request, media: str) -> None:
     """A route without parameters and with one answer type."""
     if request.url.query:
         raise Invalid("This route takes no query parameters.")
-    choose(request.headers.get("accept"), (media,))
+    choose(", ".join(request.headers.getlist("accept")) or None, (media,))
 
 
 def _named(request: Request, engine: Engine) -> Model:

@@ -42,6 +42,14 @@ def test_nothing_acceptable(accept: str) -> None:
         choose(accept, OFFERED)
 
 
+def test_a_long_header_is_not_cut_within_a_type() -> None:
+    padding = "text/html;" + "x" * 1010 + ","
+    assert choose(padding + "image/webp, image/png;q=0", OFFERED) == WEBP
+    assert choose(padding[1:] + "image/webp;q=0.5, application/x-npy;q=0.9", OFFERED) == NPY
+    with pytest.raises(NotAcceptable):
+        choose("text/html," * 100 + "image/webp", OFFERED)
+
+
 def test_format_overrides_accept() -> None:
     assert choose("text/html", OFFERED, "npy") == NPY
     with pytest.raises(NotAcceptable):

@@ -332,6 +332,18 @@ def test_probes_pages_and_metrics(run: Run, tiny: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("path", ["/models", "/sample?n=1"])
+def test_accept_in_several_headers(run: Run, tiny: Path, path: str) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            for order in (1, -1):
+                headers = [("accept", "text/html"), ("accept", "application/json")][::order]
+                response = await client.get(path, headers=headers)
+                assert response.headers["content-type"] == "application/json"
+
+    run(scenario())
+
+
 def test_request_ids(run: Run, tiny: Path) -> None:
     async def scenario() -> None:
         async with running(tiny) as client:
