@@ -81,7 +81,7 @@ def _architecture(facts: Facts) -> str:
             f"| encoder | {_network(facts)} | {encoder:,} |",
             f"| posterior q(z\\|x) | diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g} | |",
             f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
-            f"| decoder | the encoder's layers in reverse | {decoder:,} |",
+            f"| decoder | {_decoder(facts)} | {decoder:,} |",
             f"| likelihood p(x\\|z) | {_likelihood(facts)} | |",
         ]
     )
@@ -236,8 +236,19 @@ def _network(facts: Facts) -> str:
             levels = sizes(facts.manifest.image.height, facts.manifest.image.width)
             path = ", ".join(f"{height}x{width}" for height, width in levels)
             return (
-                f"convolutional, {path} pixels, {conv.channels} to at most {max(conv.max_channels, conv.channels)} "
+                f"convolutional, {path} pixels, {conv.channels} to at most {conv.max_channels} "
                 f"channels, residual blocks at each size: {conv.blocks}, then {conv.hidden} hidden units"
+            )
+
+
+def _decoder(facts: Facts) -> str:
+    match facts.config.model.network:
+        case MLPSettings():
+            return "the encoder's layers in reverse"
+        case ConvSettings() as conv:
+            return (
+                f"convolutional: {conv.hidden} hidden units, then the encoder's sizes, channels and residual blocks in "
+                "reverse, each size from the one before by sub-pixel convolution"
             )
 
 

@@ -9,7 +9,7 @@ import math
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,8 +25,17 @@ class ConvSettings(BaseModel):
     kind: Literal["conv"]
     channels: int = Field(16, ge=8, multiple_of=8, description="channels after the first halving")
     max_channels: int = Field(64, ge=8, multiple_of=8, description="channels double at each halving up to here")
-    blocks: int = Field(1, ge=0, description="residual blocks at each size")
+    # Between two strided convolutions nothing else bends: without a block the stack would be one linear map.
+    blocks: int = Field(1, ge=1, description="residual blocks at each size")
     hidden: int = Field(512, gt=0, description="units of the layer between the smallest feature map and the latent")
+
+    @model_validator(mode="after")
+    def _limit_is_none_below_the_start(self) -> "ConvSettings":
+        if self.max_channels < self.channels:
+            raise ValueError(
+                f"max_channels = {self.max_channels} is less than channels = {self.channels}, where they begin"
+            )
+        return self
 
 
 def conv_encoder(settings: ConvSettings, shape: tuple[int, int, int], outputs: int) -> nn.Sequential:
@@ -111,6 +120,4 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _channels(settings: ConvSettings, halvings: int) -> list[int]:
-    return [
-        min(settings.channels * 2**level, max(settings.max_channels, settings.channels)) for level in range(halvings)
-    ]
+    return [min(settings.channels * 2**level, settings.max_channels) for level in range(halvings)]

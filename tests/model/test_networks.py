@@ -139,12 +139,12 @@ class TestConv:
         assert all(after == tuple(math.ceil(side / 2) for side in level) for level, after in pairwise(levels))
 
     def test_channels_double_up_to_the_limit(self) -> None:
-        settings = ConvSettings(kind="conv", channels=8, max_channels=24, blocks=0)
+        settings = ConvSettings(kind="conv", channels=8, max_channels=24)
         strided = [layer for layer in conv_encoder(settings, (3, 64, 64), 4) if isinstance(layer, nn.Conv2d)]
         assert [layer.out_channels for layer in strided] == [8, 16, 24, 24]
         assert all(layer.stride == (2, 2) for layer in strided)
 
-    @pytest.mark.parametrize("blocks", [0, 1, 2])
+    @pytest.mark.parametrize("blocks", [1, 2])
     def test_normalizes_by_group_and_never_by_batch(self, blocks: int) -> None:
         settings = ConvSettings(kind="conv", channels=8, blocks=blocks)
         layers = [*conv_encoder(settings, (1, 16, 16), 4).modules(), *conv_decoder(settings, (1, 16, 16), 4).modules()]
@@ -176,7 +176,9 @@ def widths(layers: nn.Sequential) -> list[tuple[int, int]]:
         (MLPSettings, {"kind": "conv"}),
         (ConvSettings, {"kind": "conv", "depth": 3}),
         (ConvSettings, {"kind": "conv", "channels": 12}),
-        (ConvSettings, {"kind": "conv", "blocks": -1}),
+        (ConvSettings, {"kind": "conv", "blocks": 0}),
+        (ConvSettings, {"kind": "conv", "channels": 32, "max_channels": 16}),
+        (ConvSettings, {"kind": "conv", "channels": 128}),
         (ConvSettings, {}),
     ],
 )

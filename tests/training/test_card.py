@@ -177,7 +177,15 @@ def test_convolutional_networks_in_color() -> None:
     card = model_card(_facts(likelihood={"family": "gaussian"}, network=conv, channels=3))
     assert "28x20 color images" in card
     assert "28x20, 14x10, 7x5, 4x3 pixels, 16 to at most 32 channels, residual blocks at each size: 2" in card
+    assert "| decoder | convolutional: 99 hidden units, then the encoder's sizes, channels and residual blocks" in card
+    assert "layers in reverse" not in card
     assert "[N, 3, 28, 20]" in card
+
+
+def test_a_fully_connected_decoder_is_the_encoder_in_reverse() -> None:
+    assert "| decoder | the encoder's layers in reverse | 4,321 |" in model_card(
+        _facts(likelihood={"family": "bernoulli"})
+    )
 
 
 @pytest.mark.parametrize("commit", [None, "abc"])
