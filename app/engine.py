@@ -95,6 +95,9 @@ class Engine:
             threads=self.settings.threads or max(1, _cores() // 2),
             require_provider=self.settings.require_provider,
         )
+        shelf = self.settings.models_folder
+        if shelf is not None and not shelf.is_dir():
+            raise BundleError(f"{shelf}: there is no such folder of bundles")
         models: dict[str, Model] = {}
         for folder in self.settings.bundle_folders():
             # Package installers may hard-link what they install; elsewhere a hard link is another one's handle.
@@ -105,7 +108,7 @@ class Engine:
             self.metrics.model_loaded(bundle.name, bundle.version, bundle.provider)
             logger.info("loaded %s/%s from %s on %s", bundle.name, bundle.version, folder, bundle.provider)
         if not models:
-            raise BundleError(f"{self.settings.models_folder}: there is no bundle in this folder")
+            raise BundleError(f"{shelf}: there is no bundle in this folder")
         default = self.settings.default_model or next(iter(models))
         if default not in models:
             raise BundleError(f"the default model {default} is not among the bundles: {', '.join(models)}")

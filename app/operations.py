@@ -55,6 +55,8 @@ async def encode(call: Call) -> Answer:
         raise Invalid.at("?output", "Chooses the array of an application/x-npy answer; JSON holds everything.")
     if query.output == "samples" and query.samples == 0:
         raise Invalid.at("?output", "Needs samples of at least 1.")
+    if query.seed is not None and query.samples == 0:
+        raise Invalid.at("?seed", "Needs samples of at least 1: nothing else is drawn.")
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
     numbers = len(images) * model.manifest.latent.dim * (2 + query.samples)
     _check_numbers(call, numbers, media)
@@ -82,6 +84,8 @@ async def reconstruct(call: Call) -> Answer:
     query = call.query(ReconstructQuery)
     model = call.model(query.model)
     media = _negotiate_pictures(call, query, PICTURE_ANSWERS)
+    if query.seed is not None and not query.sample:
+        raise Invalid.at("?seed", "Needs sample=true: nothing else is drawn.")
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
     latents, log_variance = await model.encode(images)
     seed = None

@@ -15,7 +15,7 @@ SEED_BOUND = 2**31
 
 Seed = Annotated[
     int | None,
-    Field(ge=0, lt=SEED_BOUND, description="Seed of the noise; without it one is chosen."),
+    Field(ge=0, lt=SEED_BOUND, description="Seed of the noise, where some is drawn; without it one is chosen."),
 ]
 Format = Literal["json", "npy", "png", "webp", "jpeg", "gif", "zip"]
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     models_folder: Path | None = Field(None, description="A folder whose every subfolder is a bundle to serve.")
     default_model: str | None = Field(None, description="Name of the model that answers without ?model= (the first).")
     provider: Literal["auto", "cpu", "cuda"] = Field("cpu", description="Where models run; auto takes CUDA if present.")
-    require_provider: bool = Field(False, description="Refuse to start without the provider, instead of using cpu.")
+    require_provider: bool = Field(
+        False, description="With cuda or auto: refuse to start where there is no CUDA, instead of using the CPU."
+    )
     threads: int = Field(0, ge=0, le=256, description="Threads one inference uses; 0 takes half of the cores.")
 
     # Work
@@ -119,9 +121,12 @@ class Settings(BaseSettings):
         return init_settings, CheckedEnvironment(settings_cls)
 
     def bundle_folders(self) -> tuple[Path, ...]:
-        """The bundle folders to open, in order, each once: ``models``, then ``models_folder``'s, else what ships."""
+        """The bundle folders to open, in order, each once: ``models``, then ``models_folder``'s, else what ships.
+
+        Raises OSError where ``models_folder`` is none.
+        """
         found = list(self.models)
-        if self.models_folder is not None and self.models_folder.is_dir():
+        if self.models_folder is not None:
             found += sorted(path for path in self.models_folder.iterdir() if path.is_dir() and path.name[0] != ".")
         if self.models_folder is None and not found:
             found = [PRETRAINED]

@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 class RuntimeOptions:
     """Where and how the graphs run.
 
-    - provider: "cpu"; "cuda", which falls back to the CPU with a warning unless `require_provider`; "auto", CUDA where
-      it works.
+    - provider: "cpu"; "cuda", which falls back to the CPU with a warning; "auto", CUDA where it works, which does so
+      with a mere remark. With `require_provider` neither of the two falls back.
     - threads: within one operator; 0 lets ONNX Runtime take every core.
     """
 
@@ -206,18 +206,19 @@ def _open_sessions(
 ) -> tuple[list[Any], Provider]:
     wanted = options.provider != "cpu" and _CUDA in onnxruntime.get_available_providers()
     if wanted:
-        onnxruntime.preload_dlls()
         try:
+            onnxruntime.preload_dlls()
             sessions = [_session(data, options, cuda=True) for _, data in graphs]
         except Exception:  # no device, no driver, no library: whatever it is, the CPU is tried and the lack reported
             logger.debug("CUDA sessions failed", exc_info=True)
         else:
             if all(_CUDA in session.get_providers() for session in sessions):
                 return sessions, "cuda"
-    if options.provider == "cuda":
+    if options.provider != "cpu":
         if options.require_provider:
             raise BundleError(f"{folder}: CUDA was required and ONNX Runtime cannot use it here")
-        logger.warning("CUDA was asked for and ONNX Runtime cannot use it here; %s runs on the CPU", folder.name)
+        level = logging.WARNING if options.provider == "cuda" else logging.INFO
+        logger.log(level, "ONNX Runtime cannot use CUDA here; %s runs on the CPU", folder.name)
     sessions = []
     for file, data in graphs:
         try:

@@ -35,7 +35,8 @@ def test_models_and_default(tmp_path: Path) -> None:
         ({"models": ["one", "two"]}, "another bundle named tiny"),
         ({"models": ["one"], "default_model": "other"}, "default model"),
         ({"models_folder": "empty"}, "no bundle"),
-        ({"models_folder": "absent"}, "no bundle"),
+        ({"models_folder": "absent"}, "no such folder"),
+        ({"models": ["one"], "models_folder": "absent"}, "no such folder"),
         ({"models": ["absent"]}, "absent"),
     ],
 )

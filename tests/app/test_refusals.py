@@ -89,6 +89,8 @@ CASES: list[tuple[str, str, dict[str, Any], int, str, str | None]] = [
     ("POST", "/encode?samples=257", {"json": {"images": [[[0]]]}}, 422, "invalid", "?samples"),
     ("POST", "/encode?output=mean", {"json": {"images": [[[0]]]}}, 422, "invalid", "?output"),
     ("POST", "/encode?output=samples", {"content": npy(grey(1)), "headers": NPY}, 422, "invalid", "?output"),
+    ("POST", "/encode?seed=1", {"json": {"images": [[[0]]]}}, 422, "invalid", "?seed"),
+    ("POST", "/reconstruct?seed=1", {"json": {"images": [[[0]]]}}, 422, "invalid", "?seed"),
     # 422: images
     ("POST", "/encode", {"json": []}, 422, "invalid", ""),
     ("POST", "/encode", {"json": {}}, 422, "invalid", "/images"),

@@ -117,10 +117,13 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_cuda")
-def test_auto_takes_the_cpu_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_takes_the_cpu_with_a_mere_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_tiny_bundle(tmp_path / "tiny")
-    assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
-    assert caplog.records == []
+    with caplog.at_level(logging.INFO):
+        assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
+    assert [(record.levelno, "tiny runs on the CPU" in record.message) for record in caplog.records] == [
+        (logging.INFO, True)
+    ]
 
 
 @pytest.mark.usefixtures("no_cuda")
@@ -130,8 +133,20 @@ def test_cuda_falls_back_with_a_warning_unless_required(tmp_path: Path, caplog: 
     assert [(record.levelno, "tiny runs on the CPU" in record.message) for record in caplog.records] == [
         (logging.WARNING, True)
     ]
-    with pytest.raises(BundleError, match="CUDA was required"):
-        open_bundle(folder, RuntimeOptions(provider="cuda", threads=1, require_provider=True))
+    for options in (RuntimeOptions("cuda", 1, require_provider=True), RuntimeOptions("auto", 1, require_provider=True)):
+        with pytest.raises(BundleError, match="CUDA was required"):
+            open_bundle(folder, options)
+    assert open_bundle(folder, RuntimeOptions(threads=1, require_provider=True)).provider == "cpu"
+
+
+def test_libraries_that_cannot_be_loaded_are_a_lack_of_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", broken)
+    folder = write_tiny_bundle(tmp_path / "tiny")
+    assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
 
 
 def test_a_provider_that_is_offered_and_does_not_start_is_not_claimed(
