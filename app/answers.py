@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ LIGHT_NUMBERS = 4096
 MILLISECONDS = 120  # of a frame in an animation
 
 _STILL: Mapping[str, StillFormat] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}
-_WIDEST = {PNG: 2**20, WEBP: 16383, JPEG: 65500}  # what the formats can hold, in pixels
+_LONGEST = {PNG: 2**20, WEBP: 16383, JPEG: 65500}  # side of what the formats can hold, in pixels
+_PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,40 @@ def picture_body(images: Pixels, media: str, *, frames: bool) -> bytes:
     """
     if media == ZIP:
         return _archive(images)
-    if media == GIF:
-        return animate(images, "gif", milliseconds=MILLISECONDS)
-    if media == WEBP and frames and len(images) > 1:
-        return animate(images, "webp", milliseconds=MILLISECONDS)
+    if _moves(len(images), media, frames=frames):
+        return animate(images, "gif" if media == GIF else "webp", milliseconds=MILLISECONDS)
     if len(images) == 1:
         return encode_picture(images[0], _STILL[media])
-    # A strip that is wider than its format allows continues on the next row.
-    columns = min(len(images), _WIDEST[media] // (images.shape[2] + 2)) if frames else None
-    return encode_picture(tile(images, columns), _STILL[media])
+    columns = _columns(len(images), images.shape[2], media, frames=frames)
+    return encode_picture(tile(images, columns, padding=_PADDING), _STILL[media])
+
+
+def fits(count: int, height: int, width: int, media: str, *, frames: bool) -> bool:
+    """Can ``picture_body`` hold so many images of this size in a body of type ``media``?"""
+    if media not in _STILL or _moves(count, media, frames=frames):
+        return True
+    columns = _columns(count, width, media, frames=frames)
+    sides = (columns * (width + _PADDING), -(-count // columns) * (height + _PADDING))
+    return max(sides) - _PADDING <= _LONGEST[media]
+
+
+def _moves(count: int, media: str, *, frames: bool) -> bool:
+    return media == GIF or (media == WEBP and frames and count > 1)
+
+
+def _columns(count: int, width: int, media: str, *, frames: bool) -> int:
+    """A grid as square as can be; a strip that is wider than its format allows continues on the next row."""
+    if frames:
+        return min(count, _LONGEST[media] // (width + _PADDING))
+    return math.ceil(math.sqrt(count))
 
 
 def _archive(images: Pixels) -> bytes:
     buffer = io.BytesIO()
+    digits = max(3, len(str(len(images) - 1)))  # sorted names are in the order of the images
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for i, image in enumerate(images):
             # A fixed date: the same pictures give the same archive.
-            archive.writestr(zipfile.ZipInfo(f"{i:03}.png", (1980, 1, 1, 0, 0, 0)), encode_picture(image, "png"))
+            name = f"{i:0{digits}}.png"
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), encode_picture(image, "png"))
     return buffer.getvalue()

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from app.answers import LIGHT_NUMBERS, Answer, answer, json_body, npy_body, picture_body, png_texts
+from app.answers import LIGHT_NUMBERS, Answer, answer, fits, json_body, npy_body, picture_body, png_texts
 from app.bodies import IMAGE_BODIES, LATENT_BODIES, is_light, media_type
 from app.engine import Model
 from app.errors import Invalid, ModelFailure
@@ -206,6 +206,8 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
     numbers = len(latents) * spec.height * spec.width * spec.channels
     if drawing.media == NPY or drawing.query.dtype == "float32":
         _check_numbers(call, numbers, drawing.media)
+    if not fits(len(latents), spec.height, spec.width, drawing.media, frames=drawing.frames):
+        raise Invalid(f"So many pictures do not fit into one of type {drawing.media}; ask for {ZIP}, or for less.")
     images = await model.decode(latents)
     write = partial(_drawn, model, images, latents, drawing)
     light = drawing.media == NPY and numbers <= 16 * LIGHT_NUMBERS  # a copy of the numbers, no more
