@@ -141,9 +141,13 @@ def train(
     publish: Annotated[
         Path | None, typer.Option(help="Then evaluate, draw figures, and export the bundle to PUBLISH/NAME.")
     ] = None,
-    version: BundleVersion = "1",
+    version: Annotated[
+        str | None, typer.Option(help="Version of the bundle; with --publish.", show_default="1")
+    ] = None,
 ) -> None:
     """Train a model. Ctrl-C stops after writing a checkpoint."""
+    if version is not None and publish is None:
+        raise typer.BadParameter("is of the bundle that --publish makes: give both", param_hint="--version")
     with _training() as console:
         from training import configs
         from training.config import load
@@ -153,7 +157,11 @@ def train(
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
             return
-        folder = run or Path("runs") / resolved.name
+        folder, of_bundle = run or Path("runs") / resolved.name, "1" if version is None else version
+        if publish is not None:
+            from training.publish import check_publication
+
+            check_publication(publish / resolved.name, of_bundle)
         if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
         if publish is not None:
@@ -161,7 +169,7 @@ def train(
             from training.run import RunFolder
 
             destination = publish / resolved.name
-            publish_run(RunFolder(folder), destination, version=version, data_dir=data_dir, console=console)
+            publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)
 
 
 @cli.command()

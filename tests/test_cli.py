@@ -272,6 +272,32 @@ def test_an_interrupted_run_has_its_own_exit_code(run: Vae, monkeypatch: pytest.
     assert list(Path().iterdir()) == []
 
 
+def test_what_could_not_be_published_is_not_trained(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before hours of training, and nothing is left behind."""
+
+    def unexpected(*arguments: object, **options: object) -> bool:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("training.train.train", unexpected)
+    Path("file").write_text("")
+    Path("link").mkdir()
+    Path("link/smoke").symlink_to("elsewhere")
+    Path("taken/smoke").mkdir(parents=True)
+    Path("taken/smoke/thesis.txt").write_text("years of work")
+    for arguments, words in (
+        (["--version", "2"], "--publish"),
+        (["--publish", "bundles", "--version", "../1"], "version '../1'"),
+        (["--publish", "bundles", "--version", ""], "version ''"),
+        (["--publish", "file"], "file: is no folder"),
+        (["--publish", "link"], "link/smoke: is no folder of its own"),
+        (["--publish", "taken"], "no bundle"),
+    ):
+        outcome = run("train", "smoke", *arguments)
+        assert outcome.code == 2, arguments
+        assert words in outcome.err
+    assert {path.name for path in Path().iterdir()} == {"file", "link", "taken"}
+
+
 def test_from_one_command_to_a_bundle_that_works(run: Vae) -> None:
     quick = [
         "--set",

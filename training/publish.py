@@ -2,12 +2,34 @@
 
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from model.bundle.manifest import MANIFEST, NAME_PATTERN, Name
+from training.errors import ConfigError
 from training.evaluate import evaluate_run
 from training.export import export
 from training.figures import draw_run
 from training.run import RunFolder
+
+
+def check_publication(destination: Path, version: str) -> None:
+    """Refuse before hours of training what would be refused after them; the last word has the bundle's store.
+
+    Raises:
+        ConfigError: no bundle may have this version, or the destination is not a bundle's.
+    """
+    try:
+        TypeAdapter(Name).validate_python(version)
+    except ValidationError as error:
+        raise ConfigError(f"version {version!r} is not of the form {NAME_PATTERN}") from error
+    for folder in destination.parents:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder}: is no folder to publish into")
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+        raise ConfigError(f"{destination}: is no folder of its own, and no bundle can be put there")
+    if destination.is_dir() and any(destination.iterdir()) and not (destination / MANIFEST).exists():
+        raise ConfigError(f"{destination}: is a folder with other things in it, and no bundle")
 
 
 def publish_run(run: RunFolder, destination: Path, *, version: str, data_dir: Path | None, console: Console) -> None:
