@@ -31,6 +31,7 @@ from http import HTTPStatus
 import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
 
 from model.bundle.errors import ModelFault, PictureError, PictureTooLarge
 
@@ -173,10 +174,22 @@ def of_status(status: int, headers: Mapping[str, str] | None = None) -> ServiceE
     return error
 
 
+def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
+    """HEAD is GET without the body on every route, and so is allowed wherever GET is."""
+    if "Allow" not in headers:
+        return dict(headers)
+    allowed = [method.strip() for method in headers["Allow"].split(",")]
+    if "GET" in allowed and "HEAD" not in allowed:
+        allowed.append("HEAD")
+    return {**headers, "Allow": ", ".join(allowed)}
+
+
 def translate(error: Exception, pointer: str = "") -> ServiceError:
     """What a client is told about any exception; an unexpected one becomes a plain 500 that reveals nothing."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, HTTPException):  # what the web framework refuses by itself
+        return of_status(error.status_code, _with_head(error.headers or {}))
     if isinstance(error, PictureError):  # the bundle's contract: its text is a sentence fit for clients
         sentence = str(error)[:1].upper() + str(error)[1:] + "."
         kind = TooLarge if isinstance(error, PictureTooLarge) else Invalid

@@ -1,13 +1,16 @@
 """The application and the process around it: built from settings, served by uvicorn, drained on SIGTERM."""
 
+import errno
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -16,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from app.documentation import TITLE, Documented, add_docs_page
 from app.engine import Engine
-from app.errors import Invalid, of_status
+from app.errors import Invalid
 from app.exchange import note_of
 from app.metrics import Metrics
 from app.middleware import Gate, Shortcut, problem_answer
@@ -43,6 +46,9 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
         finally:
             await engine.stop()
 
+    # FastAPI's max_body_size is not used, nor are its form limits: it stands outside of every middleware and answers
+    # in plain text, without the request's id and uncounted; and the short way does not pass it. The limits are in
+    # `exchange` (bytes, time) and `bodies` (parts), on both ways.
     app = Documented(
         title=TITLE,
         docs_url=None,
@@ -65,14 +71,7 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the web framework refuses by itself (404, 405, ...) in our form."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict((error.headers if isinstance(error, HTTPException) else None) or {})
-    if "Allow" in headers:
-        allowed = [method.strip() for method in headers["Allow"].split(",")]
-        if "GET" in allowed and "HEAD" not in allowed:  # HEAD is GET without the body, on every route
-            allowed.append("HEAD")
-        headers["Allow"] = ", ".join(allowed)
-    return Sent(problem_answer(of_status(status, headers), note_of(request.scope)))
+    return Sent(problem_answer(error, note_of(request.scope)))
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -106,14 +105,41 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises OSError with ADDRESS:PORT as its file name if nothing can listen there; uvicorn would log it and exit."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        failures = [failure for each in found if (failure := _try_address(*each)) is not None]
+    except OSError as error:
+        failures, found = [error], []
+    # A name may stand for an address of a protocol that the machine does not speak.
+    if len(failures) >= max(1, len(found)) or any(failure.errno == errno.EADDRINUSE for failure in failures):
+        raise OSError(failures[0].errno, failures[0].strerror, f"{host}:{port}")
+
+
+def _try_address(family: int, kind: int, protocol: int, _: str, address: tuple[Any, ...]) -> OSError | None:
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name == "posix":  # as asyncio does: an address that was just left may be taken again
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
 def serve(settings: Settings) -> None:
-    """Serve until a signal comes. Raises BundleError, one line, before the port is opened if a bundle is unfit."""
+    """Serve until a signal comes.
+
+    Raises OSError or BundleError, one line, before the port is opened, if it cannot be or if a bundle is unfit.
+    """
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     for name, _ in unknown_variables(os.environ):
         logger.warning("the environment variable %s is no setting and is ignored", name)
+    check_address(settings.host, settings.port)
     app = create_app(settings)
     engine: Engine = app.state.engine
     engine.open()

@@ -3,6 +3,7 @@
 import orjson
 import pytest
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 import app.errors
 from app.errors import ERRORS, Invalid, ServiceError, invalid_body, invalid_query, of_status, problem, translate
@@ -40,6 +41,7 @@ def test_shape() -> None:
         (PictureCorrupt("the picture is corrupt"), 422),
         (ModelFault("secret"), 500),
         (ZeroDivisionError("secret"), 500),
+        (HTTPException(413, "secret"), 413),
     ],
 )
 def test_translation(error: Exception, status: int) -> None:
@@ -62,3 +64,8 @@ def test_validation_never_echoes_the_input() -> None:
     error = invalid_query(raised.value)
     assert b"s3cret" not in problem(error, "id")
     assert {detail.pointer for detail in error.errors} == {"?n", "?seed", "?temperature", "?…"}
+
+
+@pytest.mark.parametrize(("allow", "told"), [("GET", "GET, HEAD"), ("HEAD, GET", "HEAD, GET"), ("POST", "POST")])
+def test_head_is_allowed_where_get_is(allow: str, told: str) -> None:
+    assert translate(HTTPException(405, headers={"Allow": allow})).headers == {"Allow": told}

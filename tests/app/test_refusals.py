@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 
 from app.engine import Engine
 from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running, un_npy
@@ -279,6 +280,22 @@ def test_unexpected_faults_reveal_nothing(
                 assert_problem(response, 500, "internal-error")
                 assert "secret" not in response.text
                 assert response.headers["x-request-id"] in caplog.text
+
+    run(scenario())
+
+
+def test_what_the_framework_raises_has_its_status(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object, **__: object) -> None:
+        raise HTTPException(413, "secret")
+
+    monkeypatch.setattr("app.operations.prior_latents", refusing)
+
+    async def scenario() -> None:
+        for shortcut in (True, False):
+            async with running(tiny, shortcut=shortcut) as client:
+                response = await client.get("/sample")
+                assert_problem(response, 413, "too-large")
+                assert "secret" not in response.text
 
     run(scenario())
 

@@ -195,6 +195,21 @@ def test_an_unfit_bundle_ends_the_start(tmp_path: Path) -> None:
     assert re.fullmatch(r"vae: \S+decoder\.onnx: .+\n", ended.stderr)
 
 
+def test_an_address_that_cannot_be_had_ends_the_start(tiny: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, reason in (("127.0.0.1", "already in use"), ("192.0.2.1", ".+")):  # the latter is for documentation
+            ended = subprocess.run(
+                serve_command("--host", host, "--port", str(port)),
+                env=environment(models=tiny),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert ended.returncode == 1
+            assert re.fullmatch(rf"vae: {re.escape(host)}:{port}: .*{reason}\n", ended.stderr)
+
+
 def test_problem_documents_over_the_wire(server: Server) -> None:
     response = httpx.post(f"{server.url}/decode", content=b"{", headers={"content-type": "application/json"})
     assert json.loads(response.content)["request_id"] == response.headers["x-request-id"]
