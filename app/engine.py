@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batcher import Batcher
+from app.cores import usable_cores
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.metrics import Metrics
 from app.settings import PRETRAINED, Settings
@@ -26,11 +26,6 @@ Status = Literal["starting", "ok", "draining", "failed"]
 Stage = Literal["read", "latents", "write"]
 
 logger = logging.getLogger(__name__)
-
-
-def _cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Model:
@@ -92,7 +87,7 @@ class Engine:
         options = RuntimeOptions(
             provider=self.settings.provider,
             # Half of the cores, since pictures are decoded and requests handled beside the inference.
-            threads=self.settings.threads or max(1, _cores() // 2),
+            threads=self.settings.threads or max(1, usable_cores() // 2),
             require_provider=self.settings.require_provider,
         )
         shelf = self.settings.models_folder
