@@ -7,9 +7,10 @@ matter (onnx.proto, ONNX IR version 3 and later) and skips the rest unread. Both
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-# Operators whose result is not a function of their inputs.
+# Operators whose result is not, or need not be, a function of their inputs: Dropout draws if an input says "training",
+# which may be computed, and in what is exported for inference it has no use.
 RANDOM_OPERATORS = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
 )
 
 _MAX_DEPTH = 32

@@ -8,8 +8,6 @@ Sessions take any number of concurrent calls. Sampling is not in here: noise is 
 
 import io
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +273,7 @@ def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
         arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # zip's decoders and a header that promises terabytes fail each in its own way
         raise BundleError(f"{folder}/{GOLDEN}: not an npz file of arrays") from None
     if arrays.keys() != expected.keys():
         raise BundleError(f"{folder}/{GOLDEN}: holds {sorted(arrays)} and not {sorted(expected)}")

@@ -66,6 +66,12 @@ def test_random_operators_are_found_wherever_they_hide(place: Place, operator: s
     assert inspect_graph(place(helper.make_node(operator, [], ["y"]), None).SerializeToString()).random == [operator]
 
 
+def test_dropout_counts_as_random() -> None:
+    """It draws where its third input says "training", which the graph may compute."""
+    dropout = helper.make_node("Dropout", ["latent", "ratio", "training"], ["y"])
+    assert inspect_graph(model(dropout).SerializeToString()).random == ["Dropout"]
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_external_data_are_found_wherever_they_hide(place: Place) -> None:
     assert inspect_graph(place(None, external()).SerializeToString()).external_data

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,20 @@ class Pickled:
         return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.parametrize("content", ["pickle", "npy", "text"])
+def lying_npz(compression: int) -> bytes:
+    """An npz file of an array that claims a petabyte, or whose compressed bytes are none."""
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (2**50,)})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("images.npy", array.getvalue())
+    data = bytearray(buffer.getvalue())
+    if compression != zipfile.ZIP_STORED:
+        data[50:80] = b"\xff" * 30
+    return bytes(data)
+
+
+@pytest.mark.parametrize("content", ["pickle", "npy", "text", "huge", "lzma", "bzip2", "deflate"])
 def test_golden_samples_that_are_no_plain_arrays(folder: Path, content: str) -> None:
     trace = folder.parent / "the-pickle-was-run"
     buffer = io.BytesIO(b"hello" if content == "text" else b"")
@@ -310,6 +324,9 @@ def test_golden_samples_that_are_no_plain_arrays(folder: Path, content: str) -> 
         np.savez(buffer, images=np.array([Pickled(trace)], object))
     elif content == "npy":
         np.save(buffer, np.zeros(3))
+    elif content != "text":
+        methods = {"lzma": zipfile.ZIP_LZMA, "bzip2": zipfile.ZIP_BZIP2, "deflate": zipfile.ZIP_DEFLATED}
+        buffer.write(lying_npz(methods.get(content, zipfile.ZIP_STORED)))
     (folder / "golden.npz").write_bytes(buffer.getvalue())
     rewrite(folder)
     assert reason(folder) == "golden.npz: not an npz file of arrays"
