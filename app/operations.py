@@ -185,7 +185,9 @@ def _encoded(model: Model, posterior: Posterior, query: EncodeQuery, seed: int |
     ]
     if draws is not None:
         entries = [entry | {"samples": rows} for entry, rows in zip(entries, draws, strict=True)]
-    document = _named(model, seed) | {"latent_dim": model.manifest.latent.dim, "latents": entries}
+    manifest = model.manifest
+    about = {"latent_dim": manifest.latent.dim, "posterior": manifest.posterior.model_dump()}
+    document = _named(model, seed) | about | {"latents": entries}
     return answer(JSON, json_body(document), headers)
 
 

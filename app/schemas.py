@@ -165,6 +165,7 @@ class EncodedImage(_Answer):
 
 class EncodeAnswer(_Operated):
     latent_dim: int = Field(description="D, the number of latent dimensions.")
+    posterior: PosteriorSpec = Field(description="What mean and log_variance are the parameters of.")
     latents: list[EncodedImage] = Field(description="One entry an image, in order.")
     seed: int | None = Field(None, description="The seed used, if noise was drawn.")
 

@@ -59,7 +59,8 @@ def test_encode_of_every_body(run: Run, tiny: Path, bundle: Bundle, shortcut: bo
                 assert response.headers["x-model"] == "tiny/1"
                 assert "x-seed" not in response.headers
                 document = response.json()
-                assert set(document) == {"model", "version", "latent_dim", "latents"}
+                assert set(document) == {"model", "version", "latent_dim", "posterior", "latents"}
+                assert document["posterior"] == {"family": "diagonal-gaussian"}
                 assert (document["model"], document["version"], document["latent_dim"]) == ("tiny", "1", 2)
                 got = [entry["mean"] for entry in document["latents"]]
                 np.testing.assert_allclose(got, mean, rtol=1e-5, atol=1e-5)
