@@ -171,6 +171,10 @@ def read_npy(body: bytes) -> Numbers:
 # multipart/form-data
 
 
+# Some clients name a file so, and so only, if the name is not ASCII (RFC 5987); the parser passes it over.
+_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=", re.IGNORECASE)
+
+
 class _Files:
     """Collects the files of one form from the parser's callbacks."""
 
@@ -203,7 +207,8 @@ class _Files:
         kind, options = parse_options_header(self._disposition)
         if kind != b"form-data" or b"name" not in options:
             raise MalformedMultipart("A part of the form has no name.")
-        if options[b"name"] != FIELD.encode() or b"filename" not in options:
+        named = b"filename" in options or _EXTENDED_NAME.search(self._disposition)
+        if options[b"name"] != FIELD.encode() or not named:
             raise Invalid("The form is not what the route takes.", errors=[Detail("", f"Only files named {FIELD}.")])
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:

@@ -187,6 +187,11 @@ def test_multipart() -> None:
     assert files == [content, b""]
 
 
+def test_a_file_may_have_its_name_in_any_alphabet() -> None:
+    header = "Content-Disposition: form-data; name=\"images\"; filename*=UTF-8''%E6%95%B0.png"
+    assert read_multipart("multipart/form-data; boundary=x", form((header, b"a")), max_files=1) == [b"a"]
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "error"),
     [
