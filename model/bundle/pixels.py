@@ -73,6 +73,8 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         picture.load()
     except Exception as error:
         raise _corrupt(error) from None
+    if picture.format == "PNG":
+        _scale_transparent(picture, depth=data[24])
     turn = _UPRIGHT.get(_orientation(picture))
     return picture if turn is None else picture.transpose(turn)
 
@@ -163,6 +165,18 @@ def _corrupt(error: Exception) -> Exception:
     # Decoders meet hostile bytes with exceptions of a dozen types (OSError, SyntaxError, struct.error, zlib.error ...):
     # each says that the file is bad. Only a full memory is not the file's word.
     return error if isinstance(error, MemoryError) else PictureCorrupt(_TRUNCATED)
+
+
+def _scale_transparent(picture: Image.Image, depth: int) -> None:
+    """The transparent color of a PNG in 8 bits, as Pillow gives the pixels; it leaves the color in the file's depth.
+
+    Pillow takes the high byte of 16-bit colors, so that neighbors of the transparent one are transparent as well.
+    """
+    color = picture.info.get("transparency")
+    if picture.mode == "RGB" and depth == 16 and isinstance(color, tuple):
+        picture.info["transparency"] = tuple(level >> 8 for level in color)
+    elif picture.mode == "L" and depth < 8 and isinstance(color, int):
+        picture.info["transparency"] = color * 255 // (2**depth - 1)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -102,6 +102,24 @@ def test_sixteen_bit_color(color: int, samples: list[int], expected: list[int]) 
     assert_array_equal(fitted, np.broadcast_to(np.array(expected, np.uint8), fitted.shape))
 
 
+@pytest.mark.parametrize(
+    ("depth", "color", "key", "row"),
+    [
+        (2, 0, [2], b"\xaa\xff"),  # four pixels of level 2, four of level 3
+        (4, 0, [7], b"\x77\x77\xff\xff"),
+        (8, 0, [7], b"\x07\x07\x07\x07\xff\xff\xff\xff"),
+        (16, 2, [258, 515, 5], struct.pack(">3H", 258, 515, 5) * 4 + b"\xff" * 24),
+    ],
+)
+def test_a_transparent_color_of_any_depth(depth: int, color: int, key: list[int], row: bytes) -> None:
+    transparent = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    picture = read_picture(png(8, 8, depth, color, (b"\0" + row) * 8, transparent))
+    spec = ImageSpec(height=8, width=8, channels=3, background=(90, 91, 92))
+    fitted = fit_picture(picture, spec)
+    assert_array_equal(np.unique(fitted[:, :4].reshape(-1, 3), axis=0), [[90, 91, 92]])
+    assert_array_equal(np.unique(fitted[:, 4:]), [255])
+
+
 def test_float_pictures_are_unit_intervals() -> None:
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     assert_array_equal(fit_picture(Image.fromarray(values), GREY)[..., 0], to_uint8(values))
