@@ -5,6 +5,7 @@ import io
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torch import Generator, Tensor, nn
 
 from model.bundle.manifest import Metrics
 from model.vae import VAE
-from tests.support.digits import digits_config, run_digits
+from tests.support.digits import digits_config, restored, run_digits
 from training import evaluate as module
+from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.load import load_test
@@ -83,6 +85,14 @@ class TestTrainedRun:
         assert (protocol.binarization, protocol.seed) == ("dynamic", 3)
         assert protocol.dataset == "digits (drawn at random from 719)"
         assert protocol.libraries["torch"] == torch.__version__
+        assert protocol.step == restored(evaluation[0].best).progress.step > 0
+
+    def test_the_protocol_has_the_commit_that_measured(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "git_commit", lambda: "f" * 40)
+        metrics, _ = evaluated(copy_of(evaluation[0], tmp_path), importance_samples=1)
+        assert metrics.protocol.git_commit == "f" * 40
 
     def test_the_table_has_every_number(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
         _, metrics, printed = evaluation
@@ -148,6 +158,26 @@ class TestTrainedRun:
         assert test.name == name
 
     def test_it_is_the_averaged_weights_of_the_best_step(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = copy_of(evaluation[0], tmp_path)
+        best = restored(run.best)
+        best.progress.step = 7  # not the last one, nor the one of `finished`
+        save_checkpoint(run.best, best)
+        models: list[VAE] = []
+
+        def watched(model: VAE, *arguments: Any, **options: Any) -> Metrics:
+            models.append(model)
+            return measure(model, *arguments, **options)
+
+        monkeypatch.setattr(module, "measure", watched)
+        metrics, _ = evaluated(run)
+        assert metrics.protocol.step == 7
+        measured, average, latest = (part.state_dict() for part in (models[0], best.average.module, best.model))
+        assert all(torch.equal(tensor, average[name]) for name, tensor in measured.items())
+        assert any(not torch.equal(tensor, latest[name]) for name, tensor in measured.items())
+
+    def test_without_a_best_step_nothing_is_measured(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
     ) -> None:
         run = copy_of(evaluation[0], tmp_path)

@@ -173,10 +173,16 @@ def test_the_golden_sample_is_of_the_validation_images_and_of_all_classes(export
     config = exported.run.config()
     training_images, validation = load_training(config.data, config.image, seed=config.seed)
     test = load_test(config.data, config.image, seed=config.seed)
-    golden = {image.tobytes() for image in exported.bundle.golden.images}
-    assert len(golden) >= 2
-    assert golden <= {image.tobytes() for image in validation.images}
-    assert not golden & {image.tobytes() for image in [*test.images, *training_images.images]}
+    golden = [image.tobytes() for image in exported.bundle.golden.images]
+    assert len(set(golden)) == len(golden) >= 2
+    assert not set(golden) & {image.tobytes() for image in [*test.images, *training_images.images]}
+    assert validation.labels is not None
+    labels = validation.labels.tolist()
+    turns = [(labels[:row].count(label), label) for row, label in enumerate(labels)]
+    places = {image.tobytes(): turn for image, turn in zip(validation.images, turns, strict=True)}
+    # The first of every class, then the second; not the first images in their order.
+    assert [places[image] for image in golden] == sorted(turns)[: len(golden)]
+    assert turns[: len(golden)] != sorted(turns)[: len(golden)]
 
 
 def test_export_says_where_and_how_close(simple: Exported) -> None:
