@@ -66,7 +66,7 @@ class Engine:
         self.settings, self.metrics = settings, metrics
         self.models: dict[str, Model] = {}
         self.default = ""
-        self._receiving = self._working = 0
+        self._receiving = self._working = self._held = 0
         self._warm = self._leaving = self._refusing = False
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
@@ -194,6 +194,16 @@ class Engine:
         finally:
             self._count(**({"working": -1} if works else {"receiving": -1}))
 
+    def hold(self, size: int) -> None:
+        """Count ``size`` more bytes of bodies, or fewer. They may be as many as those that can be in work at a time.
+
+        Raises Overloaded beyond that.
+        """
+        self._held += size
+        if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
+            self.metrics.rejected("overloaded")
+            raise Overloaded
+
     def _check_room(self, taken: int, most: int) -> None:
         if taken >= most:
             self.metrics.rejected("overloaded")
@@ -208,14 +218,15 @@ class Engine:
     async def codec(self, stage: Stage, work: Callable[[], Result], *, light: bool) -> Result:
         """Read a body, make latents or write an answer on a codec thread; on the event loop if that is ``light``.
 
-        Work whose client has gone before its turn is never done. Raises QueueTimeout, and whatever ``work`` raises.
+        Work whose client has gone before its turn is never done. Raises QueueTimeout, save for an answer: its graphs
+        have run, and to throw it away would only add to the load. Raises whatever ``work`` raises.
         """
         if light:
             return self._timed(stage, work)
         queued = time.monotonic()
 
         def turn() -> Result:
-            if time.monotonic() - queued > self.settings.queue_seconds:
+            if stage != "write" and time.monotonic() - queued > self.settings.queue_seconds:
                 raise QueueTimeout("The request waited too long for its turn; try again later.")
             return self._timed(stage, work)
 

@@ -1,11 +1,13 @@
 """Opening models: names, defaults, and refusals in one line."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.engine import Engine
-from app.errors import ModelNotFound
+from app.errors import ModelNotFound, QueueTimeout
 from app.metrics import Metrics
 from app.settings import Settings
 from model.bundle.errors import BundleError
@@ -50,3 +52,31 @@ def test_refusals_are_one_line(
     with pytest.raises(BundleError, match=reason) as raised:
         engine(**settings).open()
     assert "\n" not in str(raised.value)
+
+
+def test_work_that_waited_too_long_is_not_begun_but_an_answer_is_written() -> None:
+    async def scenario() -> None:
+        busy, free = threading.Event(), threading.Event()
+
+        def hold() -> bool:
+            busy.set()
+            return free.wait(30)
+
+        waiting = engine(codec_threads=1, queue_seconds=0.01)
+        first = asyncio.create_task(waiting.codec("read", hold, light=False))
+        assert await asyncio.to_thread(busy.wait, 30)
+        begun: list[str] = []
+        late = [
+            asyncio.create_task(waiting.codec("read", lambda: begun.append("read"), light=False)),
+            asyncio.create_task(waiting.codec("write", lambda: begun.append("write"), light=False)),
+        ]
+        await asyncio.sleep(0.05)
+        free.set()
+        assert await first
+        refused, written = await asyncio.gather(*late, return_exceptions=True)
+        assert isinstance(refused, QueueTimeout)
+        assert written is None
+        assert begun == ["write"]
+        await waiting.stop()
+
+    asyncio.run(scenario())
