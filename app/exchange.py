@@ -114,6 +114,7 @@ class _Body:
     engine: Engine
     begin: Callable[[], None]
     client_gone: bool = False
+    size: int = 0
     _listener: asyncio.Task[None] | None = field(default=None)
 
     async def read(self) -> bytes:
@@ -133,14 +134,14 @@ class _Body:
 
     async def _collect(self, most: int) -> bytes:
         chunks: list[bytes] = []
-        size = 0
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > most:
+            self.size += len(chunk)
+            self.engine.hold(len(chunk))
+            if self.size > most:
                 raise self._too_large(most, close=True)
             chunks.append(chunk)
             if not message.get("more_body", False):
@@ -162,5 +163,6 @@ class _Body:
         )
 
     def close(self) -> None:
+        self.engine.hold(-self.size)
         if self._listener is not None:
             self._listener.cancel()

@@ -65,7 +65,7 @@ async def bench() -> AsyncIterator[Bench]:
     config = uvicorn.Config(application, http=bounded(SECONDS), ws="none", log_config=None, timeout_keep_alive=60)
     state, gone = ServerState(), asyncio.Event()
 
-    class Watched(bounded(SECONDS)):  # type: ignore[misc]  # mypy wants a class, and this is one
+    class Watched(bounded(SECONDS)):  # type: ignore[misc]  # a class, made by a function
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             gone.set()
@@ -78,7 +78,7 @@ async def bench() -> AsyncIterator[Bench]:
     async with server:
         yield Bench(server.sockets[0].getsockname()[1], gone)
         for connection in list(state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
 
 
 async def said(bench: Bench, *pieces: bytes) -> bytes:

@@ -257,9 +257,9 @@ def test_a_divergence_that_is_no_number_is_not_null(run: Run, tiny: Path) -> Non
     async def scenario() -> None:
         async with running(tiny) as client:
             engine_of(client).models["tiny"].batchers["encoder"]._run = wide
-            sent = {"content": npy(grey(1)), "headers": {"content-type": NPY["content-type"]}}
-            assert_problem(await client.post("/encode", **sent), 500, "model-failure")
-            response = await client.post("/encode?format=npy&output=log_variance", **sent)
+            body, headers = npy(grey(1)), {"content-type": NPY["content-type"]}
+            assert_problem(await client.post("/encode", content=body, headers=headers), 500, "model-failure")
+            response = await client.post("/encode?format=npy&output=log_variance", content=body, headers=headers)
             assert un_npy(response).tolist() == [[800, 800]]
 
     run(scenario())
@@ -370,6 +370,26 @@ def test_bodies_that_do_not_come_keep_no_one_from_working(run: Run, tiny: Path) 
                 task.cancel()
             await asyncio.gather(*idle, return_exceptions=True)
             assert (await client.get("/sample?n=1")).status_code == 200
+
+    run(scenario())
+
+
+def test_bodies_that_do_not_end_hold_a_bounded_memory(run: Run, tiny: Path) -> None:
+    async def endless() -> Any:
+        yield b"x" * 600
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with running(tiny, max_waiting=1, max_body_bytes=1000) as client:
+            first = asyncio.create_task(client.post("/encode", content=endless(), headers=PNG))
+            while engine_of(client)._held == 0:
+                await asyncio.sleep(0)
+                assert not first.done()
+            assert_problem(await client.post("/encode", content=endless(), headers=PNG), 503, "overloaded")
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert engine_of(client)._held == 0
+            assert (await client.post("/encode", content=picture(grey(1)[0]), headers=PNG)).status_code == 200
 
     run(scenario())
 
