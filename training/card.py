@@ -129,13 +129,14 @@ def _protocol(metrics: Metrics) -> str:
 
 def _table(metrics: Metrics) -> str:
     k = metrics.protocol.importance_samples
+    grey = ", of grey values not binarized" if metrics.protocol.binarization == "dynamic" else ""
     rows: list[tuple[str, Estimate | None, int, str]] = [
         ("rate, KL(q(z\\|x) \\|\\| p(z))", metrics.rate, 2, "nats per image"),
         ("distortion, -E log p(x\\|z)", metrics.distortion, 2, "nats per image"),
         ("-ELBO = rate + distortion", metrics.negative_elbo, 2, "nats per image"),
         (f"-L_{k}, upper bound of -log p(x)", metrics.negative_log_likelihood, 2, "nats per image"),
         (f"-L_{k} in bits", metrics.bits_per_dim, 4, "bits per dimension"),
-        ("squared error of decode(mean)", metrics.reconstruction_error, 5, "per pixel on [0, 1]"),
+        (f"squared error of decode(mean){grey}", metrics.reconstruction_error, 5, "per pixel on [0, 1]"),
     ]
     lines = ["| what | value | 95% interval | unit |", "|---|---:|---:|---|"]
     for what, estimate, digits, unit in rows:

@@ -7,6 +7,7 @@
     ├── DataError          images that cannot be found, read or divided
     ├── CheckpointError    a checkpoint that is missing, damaged or of another run
     ├── NonFiniteLoss      the loss became NaN or infinite
+    ├── NonFiniteMetric    what was measured is NaN or infinite
     └── ExportError        the exported graphs and the trained model disagree
 """
 
@@ -29,6 +30,10 @@ class CheckpointError(TrainingError):
 
 class NonFiniteLoss(TrainingError):
     """The loss became NaN or infinite: training stops, the last good checkpoint stays."""
+
+
+class NonFiniteMetric(TrainingError):
+    """What was measured of a test image is NaN or infinite: nothing is written."""
 
 
 class ExportError(TrainingError):

@@ -23,7 +23,7 @@ from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.data.splits import choose
 from training.device import choose_device, prepare
-from training.errors import DataError
+from training.errors import DataError, NonFiniteMetric
 from training.estimators import ImageEstimates, encode, estimate_images
 from training.feed import Feed
 from training.images import held_out_images
@@ -52,7 +52,7 @@ def evaluate_run(
         images: so many test images, drawn by the seed, instead of the configuration's number.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as their docstrings say.
+        ConfigError, DataError, CheckpointError, NonFiniteMetric: as their docstrings say.
     """
     config = _with_overrides(run.config(), importance_samples=importance_samples, images=images)
     device = choose_device(config.device)
@@ -104,6 +104,8 @@ def measure(
         batches.append(batch)
         advance(len(batch.errors))
     estimates = ImageEstimates(*(torch.cat(parts) for parts in zip(*(b.estimates for b in batches), strict=True)))
+    means, errors = torch.cat([batch.means for batch in batches]), torch.cat([batch.errors for batch in batches])
+    _require_finite({**estimates._asdict(), "posterior_mean": means, "reconstruction_error": errors})
     has_likelihood = config.model.likelihood.family != "bernoulli" or binarization != "none"
     discrete = config.model.likelihood.family == "bernoulli" and binarization != "none"
     nats_per_bit_per_image = math.log(2) * math.prod(config.image.shape)
@@ -115,9 +117,9 @@ def measure(
         negative_elbo=_estimate(estimates.rate + estimates.distortion),
         negative_log_likelihood=_estimate(negative_log_likelihood) if has_likelihood else None,
         effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
-        active_units=_active_units(torch.cat([batch.means for batch in batches])),
+        active_units=_active_units(means),
         kl_per_dimension=tuple(torch.cat([batch.divergences for batch in batches]).double().mean(0).tolist()),
-        reconstruction_error=_estimate(torch.cat([batch.errors for batch in batches])),
+        reconstruction_error=_estimate(errors),
         bits_per_dim=_estimate(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
         protocol=Protocol(
             dataset=test.name,
@@ -131,6 +133,17 @@ def measure(
             libraries=library_versions(),
         ),
     )
+
+
+def _require_finite(measured: dict[str, Tensor]) -> None:
+    """Raise NonFiniteMetric, naming the first of these, by image in the first axis, that is not finite."""
+    for name, values in measured.items():
+        bad = int((~values.isfinite()).reshape(len(values), -1).any(1).sum())
+        if bad:
+            raise NonFiniteMetric(
+                f"{name.replace('_', ' ')}: NaN or infinite for {bad} of {len(values)} test images: these weights are "
+                "of no use; train another run with a lower optimization.learning_rate or a gradient_clip"
+            )
 
 
 def _part(test: Dataset, config: RunConfig) -> Dataset:
@@ -199,7 +212,7 @@ def summary(metrics: Metrics) -> Table:
         ("-ELBO", metrics.negative_elbo, "nats/image"),
         (f"-L_{protocol.importance_samples}", metrics.negative_log_likelihood, "nats/image"),
         ("bits/dim", metrics.bits_per_dim, "bits"),
-        ("reconstruction error", metrics.reconstruction_error, "squared, per pixel"),
+        (_reconstruction(protocol), metrics.reconstruction_error, "squared, per pixel"),
     ]
     for name, estimate, unit in rows:
         if estimate is not None:
@@ -217,6 +230,11 @@ def summary(metrics: Metrics) -> Table:
         )
     table.add_row("active units", str(metrics.active_units), "", f"of {len(metrics.kl_per_dimension)}")
     return table
+
+
+def _reconstruction(protocol: Protocol) -> str:
+    """Pictures are encoded and compared as they are served, before any pixel is drawn."""
+    return "reconstruction error of grey values" if protocol.binarization == "dynamic" else "reconstruction error"
 
 
 def _estimate(values: Tensor) -> Estimate:

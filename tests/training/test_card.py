@@ -110,6 +110,7 @@ def test_every_measured_number_stands_beside_its_protocol() -> None:
     assert "| -ELBO = rate + distortion | 81.00 | 80.50 to 81.50 | nats per image |" in card
     assert "| -L_5000, upper bound of -log p(x) | 79.00 | 78.50 to 79.50 | nats per image |" in card
     assert "| -L_5000 in bits | 0.2035 | 0.2000 to 0.2100 | bits per dimension |" in card
+    assert "| squared error of decode(mean), of grey values not binarized | 0.01230 | 0.01210 to 0.01250 | per" in card
     assert "| effective sample size, mean | 45.6 | smallest 1.2 | of 5000 samples |" in card
     assert "| 1 | | of 2 dimensions |" in card
     assert f"| measured from commit | {'f' * 40} |" in card
@@ -126,6 +127,7 @@ def test_densities_are_not_passed_off_as_probabilities() -> None:
     metrics = _metrics("none", likelihood=True, discrete=False)
     card = model_card(_facts(likelihood={"family": "gaussian"}, metrics=metrics))
     assert "do not compare with discrete likelihoods" in card
+    assert "| squared error of decode(mean) | 0.01230 |" in card
     assert "in bits" not in card
     assert "one scale of 0.25 (learned)" in card
 

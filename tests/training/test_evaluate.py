@@ -21,7 +21,7 @@ from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.load import load_test
-from training.errors import CheckpointError, ConfigError, DataError
+from training.errors import CheckpointError, ConfigError, DataError, NonFiniteMetric
 from training.evaluate import evaluate_run, measure
 from training.memory import images_at_a_time
 from training.run import RunFolder
@@ -101,6 +101,7 @@ class TestTrainedRun:
             assert f"{value.value:.2f}" in printed
             assert f"{value.low:.2f} .. {value.high:.2f}" in printed
         assert "-L_20" in printed
+        assert "reconstruction error of grey values" in printed
         assert "digits (drawn at random from 719), test split, 100 images" in printed
 
     def test_measuring_again_gives_the_same(self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path) -> None:
@@ -213,6 +214,42 @@ def test_a_run_without_a_likelihood_says_so(tmp_path: Path) -> None:
     assert "bounds no likelihood" in printed
     assert "-L_" not in printed.replace("L_20 of", "")
     assert "bits/dim" not in printed
+
+
+def test_the_reconstruction_error_is_that_of_the_grey_values_and_says_so() -> None:
+    """A coder of constants reconstructs one half: of grey one half that is no error, of drawn pixels a quarter."""
+    config = digits_config()
+    model = VAE(config.model, config.image.shape)
+    for parameter in model.decoder.parameters():
+        nn.init.zeros_(parameter)
+    grey = Dataset.of(np.full((30, 8, 8, 1), 127, np.uint8), name="grey", split="test")
+    metrics = measured(model, grey, config)
+    assert metrics.reconstruction_error.value == pytest.approx(0, abs=1e-5)
+    assert metrics.distortion.value == pytest.approx(64 * math.log(2))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_named_and_not_written(
+    part: str, bad: float, finished: RunFolder, tmp_path: Path
+) -> None:
+    run = copy_of(finished, tmp_path)
+    best = restored(run.best)
+    with torch.no_grad():
+        next(getattr(best.average.module, part).parameters()).fill_(bad)
+    save_checkpoint(run.best, best)
+    with pytest.raises(NonFiniteMetric, match=r"^log likelihood: NaN or infinite for 100 of 100 test images"):
+        evaluated(run)
+    assert not run.metrics_file.exists()
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_every_metric_is_looked_at_by_image(axes: int) -> None:
+    values = torch.zeros(*(5, 3)[:axes])
+    module._require_finite({"rate": values})
+    values[2], values[4] = math.nan, math.inf
+    with pytest.raises(NonFiniteMetric, match=r"^effective sample size: NaN or infinite for 2 of 5 test images"):
+        module._require_finite({"rate": torch.zeros(5), "effective_sample_size": values})
 
 
 def pictures(count: int) -> Dataset:
