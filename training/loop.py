@@ -156,7 +156,9 @@ class Loop:
         if epoch % self.config.schedule.validate_every and not progress.finished:
             return False
         self._recent.check(progress.step)
+        began = time.perf_counter()
         values = self._validate()
+        self._recent.leave_out(time.perf_counter() - began)
         self._judge(values["negative_elbo"])
         for observer in self._observers:
             observer.validated(progress.step, values)
@@ -200,6 +202,10 @@ class _Recent:
         self._losses.append(torch.stack([*(part.detach() for part in loss), gradient_norm.detach()]))
         self._images += images
         self._learning_rate = learning_rate
+
+    def leave_out(self, seconds: float) -> None:
+        """Count these not as time of training."""
+        self._since += seconds
 
     def check(self, step: int) -> None:
         """Raise NonFiniteLoss, naming the first step whose loss or gradient was NaN or infinite; ``step`` is the

@@ -51,11 +51,13 @@ class ConsoleObserver:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            # The bar moves once a log line, which may be minutes apart: rich forgets after 30 seconds otherwise.
+            speed_estimate_period=3600,
         )
         self._task = self._bar.add_task(
             "steps", total=plan.total_steps, completed=start, epoch=self._epoch(start), status=""
         )
-        self._speed = 0.0
+        self._speed: float | None = None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -69,15 +71,17 @@ class ConsoleObserver:
     def trained(self, step: int, values: Values) -> None:
         """Move the bar."""
         self._speed = values["images_per_second"]
-        status = f"-ELBO {values['negative_elbo']:.2f}  {self._speed:.0f} images/s"
+        status = f"-ELBO {values['negative_elbo']:.2f}  {values['images_per_second']:.0f} images/s"
         self._bar.update(self._task, completed=step, epoch=self._epoch(step), status=status)
 
     def validated(self, step: int, values: Values) -> None:
-        """One line that stays."""
+        """One line that stays; its speed is that of the last log line, where there was one."""
+        self._bar.update(self._task, completed=step, epoch=self._epoch(step))
+        speed = "" if self._speed is None else f"  ({self._speed:.0f} images/s)"
         self._console.print(
             f"epoch {step // self._plan.steps_per_epoch}  step {step}/{self._plan.total_steps}  validation -ELBO "
             f"{values['negative_elbo']:.2f} nats = distortion {values['distortion']:.2f} + rate {values['rate']:.2f}"
-            f"  ({self._speed:.0f} images/s)",
+            + speed,
             highlight=False,
             soft_wrap=True,
         )
@@ -110,8 +114,8 @@ class DataProgress:
 
 
 class TensorBoardObserver:
-    """TensorBoard events of the same numbers; with ``start`` those of a run that is resumed after that step, which
-    hide what the interrupted run wrote later.
+    """TensorBoard events of the same numbers, from after step ``start`` on: they hide what an interrupted run wrote of
+    later steps.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -124,7 +128,7 @@ class TensorBoardObserver:
             raise ConfigError(
                 "schedule.tensorboard = true needs TensorBoard: pip install 'latentserve[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def trained(self, step: int, values: Values) -> None:
         """Scalars under train/."""

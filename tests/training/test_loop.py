@@ -173,6 +173,25 @@ class TestLog:
         logged = [line["negative_elbo"] for line in lines(run, "train")]
         assert logged == pytest.approx([sum(losses[i : i + 3]) / 3 for i in range(0, STEPS, 3)])
 
+    def test_the_speed_is_that_of_training_without_validation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = 0.0
+
+        def seconds(function: Any, taken: float) -> Any:
+            def slow(*arguments: Any, **options: Any) -> Any:
+                nonlocal clock
+                clock += taken
+                return function(*arguments, **options)
+
+            return slow
+
+        monkeypatch.setattr("training.loop.time.perf_counter", lambda: clock)
+        monkeypatch.setattr("training.loop.training_loss", seconds(training_loss, 0.5))
+        monkeypatch.setattr(Loop, "_validate", seconds(Loop._validate, 1000.0))
+        run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 4}))
+        assert [line["images_per_second"] for line in lines(run, "train")] == pytest.approx([250.0] * 4)
+
     def test_minus_elbo_is_rate_plus_distortion_everywhere(self, finished: RunFolder) -> None:
         log = read_log(finished.log_file)
         assert {line["split"] for line in log} == {"train", "validation"}

@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.support.digits import digits_config, run_digits
 from training.errors import ConfigError
 from training.loop import Plan
-from training.observers import ConsoleObserver, DataProgress
+from training.observers import ConsoleObserver, DataProgress, TensorBoardObserver
 from training.run import RunFolder, read_log
 
 VALUES = {"negative_elbo": 30.5, "distortion": 20.25, "rate": 10.25, "images_per_second": 1234.0}
@@ -26,6 +26,28 @@ def test_a_validation_is_a_line_anywhere() -> None:
     assert printed.getvalue().splitlines() == [
         "epoch 2  step 12/18  validation -ELBO 30.50 nats = distortion 20.25 + rate 10.25  (1234 images/s)"
     ]
+
+
+def test_a_speed_that_is_not_known_is_not_told() -> None:
+    printed = io.StringIO()
+    with ConsoleObserver(Plan(6, 18), Console(file=printed, width=40), start=0) as observer:
+        observer.validated(6, VALUES)
+    assert printed.getvalue().strip().endswith("rate 10.25")
+
+
+def test_the_bar_moves_with_validations_and_estimates_from_log_lines_that_are_minutes_apart() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=150)
+    observer = ConsoleObserver(Plan(6, 1800), console, start=0)
+    clock = 0.0
+    observer._bar.get_time = lambda: clock
+    observer._bar.start_task(observer._task)
+    for step in (100, 200, 300, 400):
+        clock += 120
+        observer.trained(step, VALUES)
+    (task,) = observer._bar.tasks
+    assert task.time_remaining == pytest.approx(1400 / 100 * 120, rel=0.01)
+    observer.validated(450, VALUES)
+    assert task.completed == 450
 
 
 def test_a_terminal_has_a_bar() -> None:
@@ -64,6 +86,21 @@ def test_tensorboard_has_the_numbers_of_the_log(tmp_path: Path) -> None:
         scalars = events.Scalars(f"{split}/negative_elbo")
         assert [scalar.step for scalar in scalars] == [line["step"] for line in lines]
         assert [scalar.value for scalar in scalars] == pytest.approx([line["negative_elbo"] for line in lines])
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_tensorboard_forgets_the_steps_that_are_done_again(start: int, tmp_path: Path) -> None:
+    """A run that was killed at step 8 and goes on after ``start``, where its checkpoint is; 0: it had none."""
+    for first, last, value in ((0, 8, 1.0), (start, 6, 2.0)):
+        observer = TensorBoardObserver(tmp_path, start=first)
+        for step in range(first + 1, last + 1):
+            observer.trained(step, {"rate": value})
+        observer.close()
+    accumulator: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = [(scalar.step, scalar.value) for scalar in events.Scalars("train/rate")]
+    assert found == [(step, 1.0 if step <= start else 2.0) for step in range(1, 7)]
 
 
 def test_without_tensorboard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
