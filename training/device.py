@@ -28,12 +28,15 @@ def choose_device(name: str) -> torch.device:
 
 def prepare(device: torch.device, threads: int | None) -> None:
     """Set up this process for work that can be repeated bit for bit: so many CPU threads, and on CUDA only those
-    convolution algorithms whose sums always have the same order."""
+    convolution algorithms whose sums always have the same order, in float32 where float32 is said: TensorFloat-32 has
+    10 bits of it."""
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_precision(wish: Literal["auto", "float32", "bfloat16"], network: str, device: torch.device) -> torch.dtype:
@@ -44,7 +47,7 @@ def choose_precision(wish: Literal["auto", "float32", "bfloat16"], network: str,
     if wish != "auto":
         return torch.bfloat16 if wish == "bfloat16" else torch.float32
     native = (
-        torch.cuda.is_bf16_supported()
+        torch.cuda.is_bf16_supported(including_emulation=False)
         if device.type == "cuda"
         else bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     )

@@ -4,27 +4,30 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.dataset import Dataset
 
 # Images go to an accelerator whole if they take at most this share of its free memory: the rest is for activations.
 _SHARE_OF_DEVICE_MEMORY = 0.5
+_PIECE_BYTES = 1 << 26
 
 
 class Feed:
     """Batches ``(B, C, H, W)`` float32 in [0, 1] of a dataset, by index; images stay uint8 until then.
 
-    They are moved to the device once where they fit, and otherwise batch by batch; memory-mapped images are read batch
-    by batch.
+    They are moved to an accelerator once where they fit, and otherwise batch by batch; a CPU reads memory-mapped images
+    where they are.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         self._images = dataset.images
         self._device = device
         self._resident: Tensor | None = None
-        if not isinstance(dataset.images, np.memmap) and _fits(dataset.images.nbytes, device):
-            self._resident = torch.tensor(dataset.images, device=device)
+        mapped = isinstance(dataset.images, np.memmap)
+        if not (mapped and device.type == "cpu") and _fits(dataset.images.nbytes, device):
+            self._resident = _moved(dataset.images, device)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -41,6 +44,15 @@ class Feed:
         """All images once, in their stored order."""
         for indices in torch.split(torch.arange(len(self)), batch_size):
             yield self.batch(indices)
+
+
+def _moved(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The images on the device, copied in pieces: a memory map may be larger than this machine's own memory."""
+    moved = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    rows = max(1, _PIECE_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        moved[start : start + rows] = torch.from_numpy(np.array(images[start : start + rows]))
+    return moved
 
 
 def _fits(size: int, device: torch.device) -> bool:

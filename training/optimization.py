@@ -49,10 +49,13 @@ def learning_rate(config: OptimizationConfig, step: int, total_steps: int) -> fl
 def build_average(model: nn.Module, config: OptimizationConfig) -> AveragedModel:
     """The exponential moving average of the weights, which is what is validated and exported; 0: no average."""
 
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        # What is passed is on the device of the weights, and reading it would wait for the device at every step.
+        updates = int(result.n_averaged)
         # A young average forgets faster, or it would remember the initialization for 1 / (1 - decay) steps.
-        decay = min(config.ema_decay, (1 + int(updates)) / (10 + int(updates)))
+        decay = min(config.ema_decay, (1 + updates) / (10 + updates))
         for old, new in zip(averaged, current, strict=True):
             old.lerp_(new, 1 - decay)
 
-    return AveragedModel(model, multi_avg_fn=average)
+    result = AveragedModel(model, multi_avg_fn=average)
+    return result

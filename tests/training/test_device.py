@@ -1,5 +1,7 @@
 """Which device and precision; what cannot be had is refused by name."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,6 +54,17 @@ def test_auto_precision_is_bfloat16_where_it_is_faster(
     assert choose_precision(wish, network, CPU) == chosen  # type: ignore[arg-type]  # pytest knows no literals
 
 
+@pytest.mark.parametrize(("emulated", "chosen"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
+    emulated: bool, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or not emulated
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_precision("auto", "conv", torch.device("cuda")) == chosen
+
+
 def test_prepare_sets_threads_where_told_and_fixes_the_order_of_sums_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
@@ -63,3 +76,14 @@ def test_prepare_sets_threads_where_told_and_fixes_the_order_of_sums_on_cuda(mon
     prepare(torch.device("cuda"), None)
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("part", [torch.backends.cudnn, torch.backends.cuda.matmul], ids=["convolutions", "products"])
+def test_float32_on_cuda_has_all_its_bits(part: Any) -> None:
+    before = part.allow_tf32
+    part.allow_tf32 = True
+    try:
+        prepare(torch.device("cuda"), None)
+        assert not part.allow_tf32
+    finally:
+        part.allow_tf32 = before

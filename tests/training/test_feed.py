@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.bundle.pixels import to_network
+from training import feed as module
 from training.data.dataset import Dataset
 from training.feed import Feed
 
@@ -36,6 +37,26 @@ def test_in_order_is_every_image_once(dataset: Dataset) -> None:
     assert [len(batch) for batch in batches] == [4, 4, 3]
     assert np.array_equal(torch.cat(batches).numpy(), to_network(np.asarray(dataset.images)))
     assert len(feed) == 11
+
+
+def test_an_accelerator_gets_all_that_fits_and_a_cpu_reads_a_memory_map_where_it_is(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device "meta" stands for an accelerator: it has shapes and no content."""
+    mapped = isinstance(dataset.images, np.memmap)
+    assert (Feed(dataset, torch.device("cpu"))._resident is None) == mapped
+    resident = Feed(dataset, torch.device("meta"))._resident
+    assert resident is not None
+    assert (resident.device.type, resident.shape) == ("meta", SHAPE)
+    monkeypatch.setattr(module, "_fits", lambda size, device: False)
+    assert Feed(dataset, torch.device("meta"))._resident is None
+
+
+@pytest.mark.parametrize("piece", [1, 60, 61, 1000])
+def test_images_arrive_in_pieces_of_any_size(piece: int, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIECE_BYTES", piece)
+    moved = module._moved(dataset.images, torch.device("cpu"))
+    assert np.array_equal(moved.numpy(), dataset.images)
 
 
 def test_batches_may_be_changed_without_changing_the_images(dataset: Dataset) -> None:

@@ -65,6 +65,18 @@ class TestAverage:
             average.update_parameters(model)
             torch.testing.assert_close(averaged_weight(average), expected)
 
+    def test_the_count_of_updates_is_never_read_from_the_device(self) -> None:
+        """The device "meta" has nothing to read: waiting for an accelerator at every step would show as an error."""
+        model = nn.Linear(3, 2)
+        average = build_average(model, OptimizationConfig(epochs=1, ema_decay=0.999))
+        for _ in range(5):
+            average.update_parameters(model)
+        assert average.n_averaged.device.type == "cpu"
+        assert average.multi_avg_fn is not None
+        old, new = torch.zeros(4), torch.ones(4)
+        average.multi_avg_fn((old,), (new,), torch.empty((), dtype=torch.long, device="meta"))
+        torch.testing.assert_close(old, torch.full((4,), 1 - 6 / 15))
+
     def test_without_decay_it_is_the_model(self) -> None:
         model = nn.Linear(3, 2)
         average = build_average(model, OptimizationConfig(epochs=1, ema_decay=0))
