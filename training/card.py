@@ -211,7 +211,7 @@ def _provenance(facts: Facts) -> str:
     metrics = facts.manifest.metrics
     threads = f"{run.threads} thread" + ("" if run.threads == 1 else "s")
     rows = [
-        ("trained from commit", run.git_commit or "not known"),
+        ("trained from commit", ", then ".join(commit or "not known" for commit in run.commits)),
         ("exported from commit", facts.exported_from or "not known"),
         *([("measured from commit", metrics.protocol.git_commit or "not known")] if metrics else []),
         ("seed", str(run.seed)),

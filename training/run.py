@@ -45,8 +45,16 @@ _FREE_ON_RESUME: dict[str, set[str]] = {
 }
 
 
+class Resumption(BaseModel):
+    """That a run went on after a step, when, and by which source."""
+
+    started: str
+    git_commit: str | None
+    step: int
+
+
 class Provenance(BaseModel):
-    """Where a run comes from."""
+    """Where a run comes from. What has a default is missing in runs of earlier versions."""
 
     started: str
     git_commit: str | None
@@ -58,6 +66,13 @@ class Provenance(BaseModel):
     precision: str
     seed: int
     data: dict[str, str]
+    cpu_capability: str | None = None
+    resumed: tuple[Resumption, ...] = ()
+
+    @property
+    def commits(self) -> list[str | None]:
+        """Every commit that trained, each once, in their order."""
+        return list(dict.fromkeys([self.git_commit, *(each.git_commit for each in self.resumed)]))
 
 
 class RunFolder:
@@ -98,6 +113,13 @@ class RunFolder:
     def provenance(self) -> Provenance:
         """Where the run comes from; raises as ``config`` does."""
         return _read(self.provenance_file, Provenance)
+
+    def record_resumption(self, now: Provenance, step: int) -> None:
+        """Write into run.json that the run goes on after ``step``, by the source of ``now``."""
+        before = self.provenance()
+        again = Resumption(started=now.started, git_commit=now.git_commit, step=step)
+        document = before.model_copy(update={"resumed": (*before.resumed, again)})
+        write_text_atomically(self.provenance_file, document.model_dump_json(indent=2) + "\n")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -145,7 +167,7 @@ class RunFolder:
             )
         before, now = _rounding(self.provenance()), _rounding(provenance)
         for what, value in before.items():
-            if value != now[what]:
+            if value is not None and value != now[what]:  # an earlier version did not write everything down
                 raise CheckpointError(
                     f"{self.folder}: {what} was {value} and is {now[what]}: "
                     "the weights would not be those of an uninterrupted run"
@@ -165,6 +187,8 @@ def provenance_of(config: RunConfig, device: torch.device, precision: torch.dtyp
         precision=str(precision).removeprefix("torch."),
         seed=config.seed,
         data=data,
+        # Which instructions sums are made with, and so how they are rounded.
+        cpu_capability=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
     )
 
 
@@ -216,6 +240,7 @@ def _rounding(provenance: Provenance) -> dict[str, object]:
         "threads": provenance.threads,
         "precision": provenance.precision,
         "PyTorch": provenance.libraries.get("torch"),
+        "CPU capability": provenance.cpu_capability,
     }
 
 

@@ -59,6 +59,8 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
             write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")
             if run.last.exists():
                 restore_checkpoint(run.last, trainee)
+            if not trainee.progress.finished:
+                run.record_resumption(provenance, trainee.progress.step)
         else:
             run.start(config, provenance)
         start = trainee.progress.step

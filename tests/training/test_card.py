@@ -18,7 +18,7 @@ from model.bundle.manifest import (
 )
 from training.card import Facts, model_card
 from training.config import check
-from training.run import Provenance
+from training.run import Provenance, Resumption
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -166,6 +166,13 @@ def test_it_says_what_the_model_is_and_where_it_comes_from() -> None:
         "a" * 64,
     ):
         assert fact in card, fact
+
+
+def test_every_commit_that_trained_is_named_once() -> None:
+    facts = _facts(likelihood={"family": "bernoulli"})
+    again = tuple(Resumption(started="2030-01-02", git_commit=commit, step=1) for commit in (COMMIT, "b" * 40))
+    facts = replace(facts, provenance=facts.provenance.model_copy(update={"resumed": again}))
+    assert f"| trained from commit | {COMMIT}, then {'b' * 40} |" in model_card(facts)
 
 
 def test_it_names_no_folder_and_no_machine() -> None:

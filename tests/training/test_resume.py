@@ -150,6 +150,24 @@ def test_between_epochs_that_are_not_validated(tmp_path: Path, monkeypatch: pyte
     assert [line["step"] for line in read_log(RunFolder(run).log_file) if line["split"] == "validation"] == [12, 18]
 
 
+def test_interrupted_with_a_learned_scale_and_without_convolutions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every parameter that there is has its state in a checkpoint, the likelihood's as well."""
+    config = digits_config(
+        model={"network": {"kind": "mlp", "hidden": [16]}, "likelihood": {"family": "gaussian"}},
+        data={"binarization": "none"},
+    )
+    reference, _, _ = run_digits(tmp_path / "reference", config)
+    with monkeypatch.context() as patch:
+        signal_after(patch, 7, signal.SIGTERM)
+        run_digits(tmp_path / "run", config)
+    run, complete, _ = run_digits(tmp_path / "run", config, resume=True)
+    assert complete
+    assert_same_weights(run, reference)
+    assert any("likelihood" in name for name in load_file(run.last))
+
+
 def test_a_signal_after_the_checkpoint_was_decided_on_is_heeded_a_step_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +254,13 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=rf"PyTorch was 1\.13\.1 and is {re.escape(torch.__version__)}"):
             run_digits(run.folder, resume=True)
 
+    def test_another_kind_of_cpu(self, tmp_path: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = copy_of(finished, tmp_path)
+        before = torch.backends.cpu.get_cpu_capability()
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ALTIVEC")
+        with pytest.raises(CheckpointError, match=f"CPU capability was {before} and is ALTIVEC"):
+            run_digits(run.folder, resume=True)
+
     def test_a_damaged_checkpoint(self, tmp_path: Path, finished: RunFolder) -> None:
         run = copy_of(finished, tmp_path)
         run.last.write_bytes(finished.last.read_bytes()[:-100])
@@ -254,6 +279,29 @@ class TestRefused:
 
 
 class TestAllowed:
+    def test_a_run_of_before_there_were_capabilities_and_listings(self, tmp_path: Path, finished: RunFolder) -> None:
+        run = copy_of(finished, tmp_path)
+        document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
+        for name in ("cpu_capability", "resumed"):
+            del document[name]
+        del document["data"]["listing"]
+        run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
+        _, complete, _ = run_digits(run.folder, resume=True)
+        assert complete
+
+    def test_another_commit_is_written_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for commit, step in (("a" * 40, 5), ("b" * 40, 9), ("b" * 40, STEPS)):
+            with monkeypatch.context() as patch:
+                patch.setattr("training.run.git_commit", lambda commit=commit: commit)
+                signal_after(patch, step, signal.SIGTERM)
+                run, _, _ = run_digits(tmp_path / "run", resume=True)
+        provenance = run.provenance()
+        assert provenance.git_commit == "a" * 40
+        assert [(each.git_commit, each.step) for each in provenance.resumed] == [("b" * 40, 5), ("b" * 40, 9)]
+        assert provenance.commits == ["a" * 40, "b" * 40]
+        run_digits(run.folder, resume=True)  # it is complete: nothing goes on
+        assert run.provenance() == provenance
+
     def test_the_same_images_under_another_name(self, tmp_path: Path, finished: RunFolder) -> None:
         run = copy_of(finished, tmp_path)
         document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
