@@ -29,7 +29,8 @@ class DataConfig(Section):
     """Where the images come from and how they are divided."""
 
     source: Literal["mnist", "pictures", "arrays", "digits"] = Field(
-        description="mnist: IDX files; pictures: a folder or zip; arrays: a .npy or .npz file; digits: scikit-learn's"
+        description="mnist: IDX files; pictures: a folder or zip; arrays: a .npy or .npz file, rounded to 8 bits a "
+        "value; digits: scikit-learn's"
     )
     path: Path | None = Field(None, description="the folder, zip or array file; for mnist the folder of the IDX files")
     test_path: Path | None = Field(

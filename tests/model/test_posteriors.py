@@ -38,6 +38,12 @@ class TestSoftBound:
         raw = torch.linspace(-2, 2, 101)
         torch.testing.assert_close(soft_bound(raw), raw, rtol=0.01, atol=0)
 
+    def test_has_a_gradient_up_to_where_float32_has_no_number_below_the_limit(self) -> None:
+        raw = LOG_VARIANCE_LIMIT * torch.tensor([-10.0, -9.0, 9.0, 10.0])
+        raw.requires_grad_()
+        (gradient,) = torch.autograd.grad(soft_bound(raw).sum(), raw)
+        assert (gradient > 0).tolist() == [False, True, True, False]
+
     def test_cuts_no_gradient(self) -> None:
         """A clamp has gradient 0 at all these values but the middle ones."""
         raw = torch.tensor([-80.0, -40.0, -14.0, 0.0, 14.0, 40.0, 80.0], requires_grad=True)

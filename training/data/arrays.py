@@ -8,8 +8,8 @@ A .npz file names its arrays; of each cell at most one name may be there::
     test         test, x_test                   test_labels, y_test
 
 Images are ``(N, H, W)``, ``(N, H, W, C)``, or flat ``(N, H*W*C)`` where that is the model's size: uint8 0..255, or
-floats in [0, 1]. Arrays of {0, 1} as uint8 or bool are binary images for a configuration that says so, and refused
-otherwise: taken for grey levels they would be all but black.
+floats in [0, 1], which are rounded to these 256 levels. Arrays of {0, 1} as uint8 or bool are binary images for a
+configuration that says so, and refused otherwise: taken for grey levels they would be all but black.
 """
 
 import zipfile
