@@ -212,7 +212,7 @@ def summary(metrics: Metrics) -> Table:
         ("-ELBO", metrics.negative_elbo, "nats/image"),
         (f"-L_{protocol.importance_samples}", metrics.negative_log_likelihood, "nats/image"),
         ("bits/dim", metrics.bits_per_dim, "bits"),
-        (_reconstruction(protocol), metrics.reconstruction_error, "squared, per pixel"),
+        ("reconstruction error", metrics.reconstruction_error, f"squared, per {_pixel(protocol)}"),
     ]
     for name, estimate, unit in rows:
         if estimate is not None:
@@ -232,9 +232,9 @@ def summary(metrics: Metrics) -> Table:
     return table
 
 
-def _reconstruction(protocol: Protocol) -> str:
+def _pixel(protocol: Protocol) -> str:
     """Pictures are encoded and compared as they are served, before any pixel is drawn."""
-    return "reconstruction error of grey values" if protocol.binarization == "dynamic" else "reconstruction error"
+    return "grey pixel" if protocol.binarization == "dynamic" else "pixel"
 
 
 def _estimate(values: Tensor) -> Estimate:

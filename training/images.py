@@ -1,5 +1,6 @@
 """The images of a run, found again: what is not what the run was trained with is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -43,4 +44,8 @@ def held_out_images(run: RunFolder, *, data_dir: Path | None, console: Console) 
             "what would be held out for testing now may be what it was trained on"
         )
     with DataProgress(console) as progress:
-        return load_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
+        test = load_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
+    if config.data.test_path is None:
+        return test
+    # A folder called "test" would be all that is said of the data.
+    return replace(test, name=f"{before['name']} (test set: {test.name})")

@@ -101,7 +101,7 @@ class TestTrainedRun:
             assert f"{value.value:.2f}" in printed
             assert f"{value.low:.2f} .. {value.high:.2f}" in printed
         assert "-L_20" in printed
-        assert "reconstruction error of grey values" in printed
+        assert "squared, per grey pixel" in printed
         assert "digits (drawn at random from 719), test split, 100 images" in printed
 
     def test_measuring_again_gives_the_same(self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path) -> None:

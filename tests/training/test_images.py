@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.support.digits import digits_config, run_digits
 from tests.support.runs import pictures
-from training.config import RunConfig
+from training.config import RunConfig, check
 from training.data.load import survey
 from training.errors import DataError
 from training.evaluate import evaluate_run
@@ -74,6 +74,15 @@ def test_a_run_of_before_there_were_listings_is_measured(trained: tuple[RunFolde
     run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
     (folder / "a" / "00.png").unlink()
     assert len(held_out_images(run, data_dir=None, console=QUIET)) == 16
+
+
+def test_a_test_set_of_its_own_is_named_with_the_data(tmp_path: Path) -> None:
+    folders = write_pictures(tmp_path / "pets"), write_pictures(tmp_path / "test", 6)
+    config = config_of(source="pictures", path=str(folders[0]), test_path=str(folders[1]))
+    without_share = check(config.model_dump(exclude={"data": {"test_fraction"}}), "test")
+    run, _, _ = run_digits(tmp_path / "run", without_share)
+    metrics = evaluate_run(run, data_dir=None, console=QUIET, images=4)
+    assert metrics.protocol.dataset == "pets (test set: test) (drawn at random from 6)"
 
 
 class TestListing:
