@@ -9,7 +9,9 @@ import typer
 from app import errors
 from app.main import create_app
 from app.options import flag
-from app.settings import PREFIX, Settings
+from app.settings import PREFIX, PRETRAINED, Settings
+from model.bundle.manifest import Estimate
+from model.bundle.store import verify_files
 from vae import cli
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -76,7 +78,40 @@ def commands_table() -> str:
     return _table(("command", "what"), rows)
 
 
-TABLES = {"settings": settings_table, "routes": routes_table, "errors": errors_table, "commands": commands_table}
+def results_table() -> str:
+    """What the bundle that ships measured, from its manifest: protocol and numbers are of one file."""
+    metrics = verify_files(PRETRAINED).metrics
+    assert metrics is not None
+    protocol, size = metrics.protocol, metrics.effective_sample_size
+    assert size is not None
+    k = protocol.importance_samples
+    nats: list[tuple[str, Estimate | None]] = [
+        (f"-L_{k}, the bound of -log p(x)", metrics.negative_log_likelihood),
+        ("-ELBO = rate + distortion", metrics.negative_elbo),
+        ("rate", metrics.rate),
+        ("distortion", metrics.distortion),
+    ]
+    rows = [
+        (what, f"{each.value:.2f}", f"{each.low:.2f} to {each.high:.2f}", "nats per image")
+        for what, each in nats
+        if each
+    ]
+    rows.append(("effective sample size, mean", f"{size.mean:.1f}", "", f"of {k} samples"))
+    rows.append(("active units", str(metrics.active_units), "", f"of {len(metrics.kl_per_dimension)} dimensions"))
+    head = (
+        f"{protocol.images:,} {protocol.split} images of {protocol.dataset}, {protocol.binarization} binarization, "
+        f"{k:,} importance samples an image, seed {protocol.seed}; intervals are 95% confidence intervals over images."
+    )
+    return f"{head}\n\n{_table(('what', 'value', '95% interval', 'unit'), rows)}"
+
+
+TABLES = {
+    "results": results_table,
+    "settings": settings_table,
+    "routes": routes_table,
+    "errors": errors_table,
+    "commands": commands_table,
+}
 
 
 def written(name: str, text: str) -> str:
