@@ -46,7 +46,6 @@ Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where th
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of the data.", show_default="./data")]
-BundleVersion = Annotated[str, typer.Option(help="Version of the bundle.")]
 Samples = Annotated[
     int | None,
     typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the configuration's"),
@@ -141,9 +140,7 @@ def train(
     publish: Annotated[
         Path | None, typer.Option(help="Then evaluate, draw figures, and export the bundle to PUBLISH/NAME.")
     ] = None,
-    version: Annotated[
-        str | None, typer.Option(help="Version of the bundle; with --publish.", show_default="1")
-    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of the bundle; with --publish.", show_default="1")] = None,
 ) -> None:
     """Train a model. Ctrl-C stops after writing a checkpoint."""
     if version is not None and publish is None:
@@ -151,25 +148,22 @@ def train(
     with _training() as console:
         from training import configs
         from training.config import load
+        from training.run import RunFolder
         from training.train import train as train_run
 
         resolved = load(configs.find(config), settings or [])
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
             return
-        folder, of_bundle = run or Path("runs") / resolved.name, "1" if version is None else version
+        folder, number = run or Path("runs") / resolved.name, "1" if version is None else version
         if publish is not None:
-            from training.publish import check_publication
+            from training.publish import check_publication, publish_run
 
-            check_publication(publish / resolved.name, of_bundle)
+            check_publication(publish / resolved.name, number)
         if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
         if publish is not None:
-            from training.publish import publish_run
-            from training.run import RunFolder
-
-            destination = publish / resolved.name
-            publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)
+            publish_run(RunFolder(folder), publish / resolved.name, version=number, data_dir=data_dir, console=console)
 
 
 @cli.command()
@@ -191,7 +185,7 @@ def evaluate(
 def export(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")],
-    version: BundleVersion = "1",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     data_dir: DataDir = None,
 ) -> None:
