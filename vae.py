@@ -148,6 +148,7 @@ def train(
     with _training() as console:
         from training import configs
         from training.config import load
+        from training.publish import check_publication, publish_run
         from training.run import RunFolder
         from training.train import train as train_run
 
@@ -155,15 +156,14 @@ def train(
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
             return
-        folder, number = run or Path("runs") / resolved.name, "1" if version is None else version
-        if publish is not None:
-            from training.publish import check_publication, publish_run
-
-            check_publication(publish / resolved.name, number)
+        folder, of_bundle = run or Path("runs") / resolved.name, "1" if version is None else version
+        destination = None if publish is None else publish / resolved.name
+        if destination is not None:
+            check_publication(destination, of_bundle)
         if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
-        if publish is not None:
-            publish_run(RunFolder(folder), publish / resolved.name, version=number, data_dir=data_dir, console=console)
+        if destination is not None:
+            publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)
 
 
 @cli.command()
