@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
 from torch import Generator, Tensor
@@ -29,6 +28,7 @@ from training.feed import Feed
 from training.images import held_out_images
 from training.memory import images_at_a_time
 from training.objective import binarize
+from training.observers import EvaluationProgress
 from training.parallel import map_side_by_side
 from training.run import RunFolder, git_commit, library_versions
 
@@ -66,11 +66,8 @@ def evaluate_run(
     if len(test) < 2:
         raise DataError(f"{test.name}: one test image says nothing of others: two or more are needed to measure")
     test = _part(test, config)
-    with Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    ) as bar:
-        task = bar.add_task(f"L_{config.evaluation.importance_samples} of {test.name}", total=len(test))
-        metrics = measure(model, test, config, device, step=step, advance=lambda count: bar.advance(task, count))
+    with EvaluationProgress(f"L_{config.evaluation.importance_samples} of {test.name}", len(test), console) as progress:
+        metrics = measure(model, test, config, device, step=step, advance=progress)
     write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
     console.print(summary(metrics))
     if metrics.negative_log_likelihood is None:

@@ -113,6 +113,39 @@ class DataProgress:
         self._bar.update(self._tasks[what], completed=done, total=total or None)
 
 
+class EvaluationProgress:
+    """A bar on a terminal, and a line each tenth of the way in a log: a bound of many samples can take an hour."""
+
+    def __init__(self, what: str, total: int, console: Console) -> None:
+        self._what, self._total, self._console = what, total, console
+        self._done = 0
+        self._bar = Progress(
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=3600,  # as above
+        )
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, images: int) -> None:
+        """So many images more are done."""
+        before, self._done = self._done, self._done + images
+        self._bar.update(self._task, completed=self._done)
+        if not self._console.is_terminal and 10 * before // self._total < 10 * self._done // self._total:
+            self._console.print(f"{self._what}: {self._done:,} of {self._total:,} images", highlight=False)
+
+
 class TensorBoardObserver:
     """TensorBoard events of the same numbers, from after step ``start`` on: they hide what an interrupted run wrote of
     later steps.

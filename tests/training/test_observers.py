@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.support.digits import digits_config, run_digits
 from training.errors import ConfigError
 from training.loop import Plan
-from training.observers import ConsoleObserver, DataProgress, TensorBoardObserver
+from training.observers import ConsoleObserver, DataProgress, EvaluationProgress, TensorBoardObserver
 from training.run import RunFolder, read_log
 
 VALUES = {"negative_elbo": 30.5, "distortion": 20.25, "rate": 10.25, "images_per_second": 1234.0}
@@ -72,6 +72,19 @@ def test_loading_has_a_bar_for_each_thing() -> None:
         progress("decoding", 3, 4)
     assert "downloading" in printed.getvalue()
     assert "decoding" in printed.getvalue()
+
+
+def test_an_evaluation_has_a_bar_or_a_line_each_tenth() -> None:
+    terminal, log = io.StringIO(), io.StringIO()
+    for console in (Console(file=terminal, force_terminal=True, width=100), Console(file=log, width=100)):
+        with EvaluationProgress("L_5 of pets", 70, console) as progress:
+            for _ in range(35):
+                progress(2)
+    assert "70/70" in terminal.getvalue()
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "L_5 of pets: 8 of 70 images"
+    assert lines[-1] == "L_5 of pets: 70 of 70 images"
 
 
 def test_tensorboard_has_the_numbers_of_the_log(tmp_path: Path) -> None:
