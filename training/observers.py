@@ -20,6 +20,21 @@ from training.loop import Plan, Values
 from training.run import MetricsLog
 
 
+class _Bar:
+    """Shows its bar while entered."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
 class LogObserver:
     """Lines of metrics.jsonl."""
 
@@ -35,7 +50,7 @@ class LogObserver:
         self._log.write(step=step, split="validation", **values)
 
 
-class ConsoleObserver:
+class ConsoleObserver(_Bar):
     """A progress bar on a terminal; a line a validation anywhere."""
 
     def __init__(self, plan: Plan, console: Console, *, start: int) -> None:
@@ -59,15 +74,6 @@ class ConsoleObserver:
         )
         self._speed: float | None = None
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
     def trained(self, step: int, values: Values) -> None:
         """Move the bar."""
         self._speed = values["images_per_second"]
@@ -90,21 +96,12 @@ class ConsoleObserver:
         return min(step, self._plan.total_steps - 1) // self._plan.steps_per_epoch + 1
 
 
-class DataProgress:
+class DataProgress(_Bar):
     """A bar for each slow thing that loading data does; called as ``progress(what, done, total)``."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Move the bar of ``what``; a total of 0 is not known yet."""
@@ -113,7 +110,7 @@ class DataProgress:
         self._bar.update(self._tasks[what], completed=done, total=total or None)
 
 
-class EvaluationProgress:
+class EvaluationProgress(_Bar):
     """A bar on a terminal, and a line each tenth of the way in a log: a bound of many samples can take an hour."""
 
     def __init__(self, what: str, total: int, console: Console) -> None:
@@ -128,15 +125,6 @@ class EvaluationProgress:
             speed_estimate_period=3600,  # as above
         )
         self._task = self._bar.add_task(what, total=total)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, images: int) -> None:
         """So many images more are done."""
