@@ -68,8 +68,8 @@ def raw(server: Server, *pieces: bytes, half_close: bool = False, read: bool = T
                 connection.shutdown(socket.SHUT_WR)
             while read and (chunk := connection.recv(65536)):
                 received += chunk
-        except (ConnectionError, TimeoutError):
-            pass  # that is a possible end of such a conversation
+        except OSError:
+            pass  # reset, silent, or gone before our half was closed (ENOTCONN): ends that such a conversation may have
         return received
 
 
