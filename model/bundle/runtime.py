@@ -6,6 +6,7 @@
 Sessions take any number of concurrent calls. Sampling is not in here: noise is the caller's, see `latents`.
 """
 
+import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
-from model.bundle.manifest import CARD, GOLDEN, GraphSpec, Manifest, TensorSpec
+from model.bundle.manifest import CARD, GOLDEN, MANIFEST, GraphSpec, Manifest, TensorSpec
 from model.bundle.pixels import to_network
 
 Floats = NDArray[np.float32]
@@ -69,7 +70,11 @@ class Golden(NamedTuple):
 
 
 class Bundle:
-    """A VAE that is ready to run. `store.open_bundle` makes one from a folder."""
+    """A VAE that is ready to run. `store.open_bundle` makes one from a folder.
+
+    ``digest`` is the SHA-256 of the manifest, in hexadecimal. The manifest has those of all other files, so that it
+    stands for every byte of the bundle.
+    """
 
     def __init__(
         self, folder: Path, manifest: Manifest, contents: Mapping[str, bytes], options: RuntimeOptions
@@ -77,6 +82,7 @@ class Bundle:
         """`contents` holds the verified bytes of the files. Raises BundleError where a graph or the sample is unfit."""
         self.folder = folder
         self.manifest = manifest
+        self.digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
         self.golden = _read_golden(folder, manifest, contents[GOLDEN])
         try:
             self._card = contents[CARD].decode()

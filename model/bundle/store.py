@@ -141,7 +141,8 @@ def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, 
         present = {entry.name for entry in os.scandir(folder)}
         if MANIFEST not in present:
             raise BundleError(f"{folder}/{MANIFEST}: missing")
-        manifest = _parse(folder, _read_file(folder / MANIFEST, allow_hard_links=allow_hard_links))
+        document = _read_file(folder / MANIFEST, allow_hard_links=allow_hard_links)
+        manifest = _parse(folder, document)
         listed = set(manifest.files)
         for name in sorted({manifest.graphs.encoder.file, manifest.graphs.decoder.file, GOLDEN, CARD} - listed):
             raise BundleError(f"{folder}/{MANIFEST}: lists no {name}")
@@ -149,7 +150,7 @@ def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, 
             raise BundleError(f"{folder}/{name}: missing")
         for name in sorted(present - listed - {MANIFEST}):
             raise BundleError(f"{folder}: {name!r} is not in the manifest")
-        contents = {}
+        contents = {MANIFEST: document}
         for name, expected in manifest.files.items():
             data = _read_file(folder / name, allow_hard_links=allow_hard_links)
             if hashlib.sha256(data).hexdigest() != expected:
