@@ -3,14 +3,13 @@
 `training` is imported inside the commands that train, so that a server needs no torch.
 """
 
-import inspect
 import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 import typer
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from app import options
-from app.settings import PRETRAINED
+from app.errors import ConfigurationError
+from app.settings import PRETRAINED, Settings
 from model.bundle import offline
 from model.bundle.errors import BundleError, ModelFault, OfflineError, PictureError
 from model.bundle.latents import MAX_SEED, interpolate, prior_latents
@@ -56,6 +56,8 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1 or 2, never in a traceback."""
     try:
         cli(prog_name="vae")
+    except ConfigurationError as error:
+        _fail(str(error), WRONG_USAGE)
     except (BundleError, PictureError, OfflineError, ModelFault) as error:
         _fail(str(error))
     except OSError as error:
@@ -84,24 +86,22 @@ def _cli(
     pass
 
 
-def _serve(**given: Any) -> None:
+@cli.command()
+@options.takes_settings
+def serve(settings: Settings) -> None:
     """Serve bundles over HTTP. Every option is also an environment variable; an option that is given wins."""
-    try:
-        settings = options.build(given)
-    except ValueError as error:
-        _fail(str(error), WRONG_USAGE)
     from app.main import serve
 
     serve(settings)
 
 
-def _add_serve() -> None:
-    command: Any = _serve  # functions may have a __signature__, but their type does not say so
-    command.__signature__ = inspect.Signature(options.parameters())
-    cli.command("serve")(command)
+@cli.command()
+@options.takes_settings
+def doctor(settings: Settings) -> None:
+    """Tell what `vae serve` would do with the same options: versions, providers, bundles, limits. Starts nothing."""
+    from app.doctor import examine
 
-
-_add_serve()
+    raise typer.Exit(0 if examine(settings, typer.echo) else 1)
 
 
 # --- training

@@ -29,6 +29,7 @@ class _Job:
     rows: Array
     future: "asyncio.Future[tuple[Array, ...]]"
     arrived: float
+    on_batch: Callable[[int], None]
     taken: int = 0
     abandoned: bool = False
     parts: list[tuple[Array, ...]] = field(default_factory=list)
@@ -86,14 +87,15 @@ class Batcher:
         if self._thread.is_alive():
             self._thread.join()
 
-    async def submit(self, rows: Array) -> tuple[Array, ...]:
+    async def submit(self, rows: Array, on_batch: Callable[[int], None] = lambda rows: None) -> tuple[Array, ...]:
         """Run ``rows`` (N, ...), N at least 1. A cancelled call is never computed if its turn has not come yet.
 
+        ``on_batch`` hears, before the result is there, of every batch with some of these rows: how many rows it had.
         Raises QueueTimeout when no row was taken within the deadline, ModelFault when its own results are not finite
         or its own rows make the graph fail, NotReady when the batcher is closed.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(rows, loop.create_future(), time.monotonic())
+        job = _Job(rows, loop.create_future(), time.monotonic(), on_batch)
         with self._changed:
             if self._closed:
                 raise NotReady("The server is shutting down.")
@@ -153,6 +155,8 @@ class Batcher:
             began = time.perf_counter()
             outputs = self._run(rows)
             self._on_run(len(rows), time.perf_counter() - began)
+            for piece in batch:
+                piece.job.on_batch(len(rows))
         except Exception as error:  # whatever a runtime raises must reach the requests, and never end this thread
             if len(batch) == 1:
                 return [error]

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batcher import Batcher
-from app.cores import usable_cores
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.metrics import Metrics
-from app.settings import PRETRAINED, Settings
-from model.bundle.errors import BundleError
-from model.bundle.runtime import Bundle, Posterior, RuntimeOptions
-from model.bundle.store import open_bundle
+from app.notes import Note
+from app.settings import Settings
+from app.shelf import default_name, open_bundles
+from app.tracing import span
+from model.bundle.runtime import Bundle, Posterior
 
 Array = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -49,13 +49,15 @@ class Model:
             )
         self._encoder, self._decoder = self.batchers["encoder"], self.batchers["decoder"]
 
-    async def encode(self, images: Array) -> Posterior:
+    async def encode(self, images: Array, note: Note) -> Posterior:
         """(N, C, H, W) -> mean (N, D), log_variance (N, D). Raises as Batcher.submit does."""
-        return Posterior(*await self._encoder.submit(images))
+        with span("encoder", images=len(images)):
+            return Posterior(*await self._encoder.submit(images, note.ran))
 
-    async def decode(self, latents: Array) -> Array:
+    async def decode(self, latents: Array, note: Note) -> Array:
         """(N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
-        (images,) = await self._decoder.submit(latents)
+        with span("decoder", latents=len(latents)):
+            (images,) = await self._decoder.submit(latents, note.ran)
         return images
 
 
@@ -71,7 +73,7 @@ class Engine:
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
         self._codec = ThreadPoolExecutor(settings.codec_threads, "codec")
-        self._observe = {stage: metrics.codec_observer(stage) for stage in get_args(Stage)}
+        self._observe = {stage: metrics.codec_observers(stage) for stage in get_args(Stage)}
         metrics.watch_depths(
             lambda: [
                 (name, graph, batcher.depth)
@@ -84,30 +86,15 @@ class Engine:
         """Load every bundle that the settings name; once. Raises BundleError, one line, for the first that is bad."""
         if self.models:
             return
-        options = RuntimeOptions(
-            provider=self.settings.provider,
-            # Half of the cores, since pictures are decoded and requests handled beside the inference.
-            threads=self.settings.threads or max(1, usable_cores() // 2),
-            require_provider=self.settings.require_provider,
-        )
-        shelf = self.settings.models_folder
-        if shelf is not None and not shelf.is_dir():
-            raise BundleError(f"{shelf}: there is no such folder of bundles")
         models: dict[str, Model] = {}
-        for folder in self.settings.bundle_folders():
-            # Package installers may hard-link what they install; elsewhere a hard link is another one's handle.
-            bundle = open_bundle(folder, options, allow_hard_links=folder == PRETRAINED)
-            if bundle.name in models:
-                raise BundleError(f"{folder}: there is another bundle named {bundle.name}")
+        for bundle in open_bundles(self.settings):
             models[bundle.name] = Model(bundle, self.settings, self.metrics)
-            self.metrics.model_loaded(bundle.name, bundle.version, bundle.provider)
-            logger.info("loaded %s/%s from %s on %s", bundle.name, bundle.version, folder, bundle.provider)
-        if not models:
-            raise BundleError(f"{shelf}: there is no bundle in this folder")
-        default = self.settings.default_model or next(iter(models))
-        if default not in models:
-            raise BundleError(f"the default model {default} is not among the bundles: {', '.join(models)}")
-        self.models, self.default = models, default
+            self.metrics.model_loaded(bundle.name, bundle.version, bundle.digest, bundle.provider)
+            fields = {"model": f"{bundle.name}/{bundle.version}", "sha256": bundle.digest, "provider": bundle.provider}
+            logger.info(
+                "loaded %s from %s on %s", fields["model"], bundle.folder, bundle.provider, extra={"fields": fields}
+            )
+        self.models, self.default = models, default_name(self.settings, models)
 
     async def start(self) -> None:
         """Open what is not open, start the batchers, and warm up in the background: probes are answered meanwhile."""
@@ -221,12 +208,18 @@ class Engine:
         Work whose client has gone before its turn is never done. Raises QueueTimeout, save for an answer: its graphs
         have run, and to throw it away would only add to the load. Raises whatever ``work`` raises.
         """
-        if light:
-            return self._timed(stage, work)
+        with span(stage):
+            if light:
+                return self._timed(stage, work)
+            return await self._on_thread(stage, work)
+
+    async def _on_thread(self, stage: Stage, work: Callable[[], Result]) -> Result:
         queued = time.monotonic()
 
         def turn() -> Result:
-            if stage != "write" and time.monotonic() - queued > self.settings.queue_seconds:
+            waited = time.monotonic() - queued
+            self._observe[stage][0](waited)
+            if stage != "write" and waited > self.settings.queue_seconds:
                 raise QueueTimeout("The request waited too long for its turn; try again later.")
             return self._timed(stage, work)
 
@@ -237,4 +230,4 @@ class Engine:
         try:
             return work()
         finally:
-            self._observe[stage](time.perf_counter() - began)
+            self._observe[stage][1](time.perf_counter() - began)

@@ -21,7 +21,8 @@
     └── QueueTimeout                504   waited too long
 
 A message says what is wrong and what would be right. It never holds the input, a path or a library's own text.
-``ClientGone`` is no answer: the client went away, and nobody is left to tell.
+``ClientGone`` is no answer: the client went away, and nobody is left to tell. ``ConfigurationError`` is for whoever
+starts the server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,10 @@ TYPE_PREFIX = "urn:problem-type:latentserve:"
 
 class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
+
+
+class ConfigurationError(Exception):
+    """The settings, each allowed by itself, cannot be served like this; one line says why and what would do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,25 +12,10 @@ from starlette.types import Receive, Scope
 from app.answers import Answer
 from app.engine import Engine, Model
 from app.errors import BodyTimeout, ClientGone, Invalid, TooLarge, invalid_query
+from app.notes import Note, note_of
 from app.schemas import Query
 
 Q = TypeVar("Q", bound=Query)
-SCOPE_KEY = "latentserve.note"
-
-
-@dataclass(slots=True)
-class Note:
-    """What the middleware learns about a request while it is served: for its headers, metrics and log."""
-
-    request_id: str
-    route: str | None = None
-    model: str | None = None
-
-
-def note_of(scope: Scope) -> Note:
-    """The note that the middleware pinned to this request."""
-    note: Note = scope[SCOPE_KEY]
-    return note
 
 
 @dataclass(slots=True)

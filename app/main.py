@@ -1,28 +1,26 @@
 """The application and the process around it: built from settings, served by uvicorn, drained on SIGTERM."""
 
-import errno
 import logging
 import math
 import os
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from app import logs, tracing
+from app.addresses import check_address, check_exposure
 from app.documentation import TITLE, Documented, add_docs_page
 from app.engine import Engine
 from app.errors import Invalid
-from app.exchange import note_of
 from app.metrics import Metrics
-from app.middleware import Gate, Shortcut, problem_answer
+from app.middleware import Cors, Gate, Shortcut, problem_answer
+from app.notes import note_of
 from app.protocol import bounded
 from app.routes import Sent, make_router, shortcuts
 from app.settings import Settings, unknown_variables
@@ -56,6 +54,7 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
+        telemetry=tracing.config(settings),
     )
     app.state.engine = engine
     app.include_router(make_router(engine))
@@ -66,6 +65,8 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
     if shortcut:
         app.add_middleware(Shortcut, engine=engine, operations=shortcuts())
     app.add_middleware(Gate, engine=engine)
+    if settings.cors_origins:
+        app.add_middleware(Cors, engine=engine)
     return app
 
 
@@ -105,40 +106,17 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises OSError with ADDRESS:PORT as its file name if nothing can listen there; uvicorn would log it and exit."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        failures = [failure for each in found if (failure := _try_address(*each)) is not None]
-    except OSError as error:
-        failures, found = [error], []
-    # A name may stand for an address of a protocol that the machine does not speak.
-    if len(failures) >= max(1, len(found)) or any(failure.errno == errno.EADDRINUSE for failure in failures):
-        raise OSError(failures[0].errno, failures[0].strerror, f"{host}:{port}")
-
-
-def _try_address(family: int, kind: int, protocol: int, _: str, address: tuple[Any, ...]) -> OSError | None:
-    try:
-        with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":  # as asyncio does: an address that was just left may be taken again
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return error
-    return None
-
-
 def serve(settings: Settings) -> None:
     """Serve until a signal comes.
 
-    Raises OSError or BundleError, one line, before the port is opened, if it cannot be or if a bundle is unfit.
+    Raises OSError, BundleError or ConfigurationError, one line, before the port is opened: if it cannot be, if a bundle
+    is unfit, or if what the settings want is missing or unwise.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
+    logs.configure(settings)
     for name, _ in unknown_variables(os.environ):
         logger.warning("the environment variable %s is no setting and is ignored", name)
+    tracing.prepare(settings, os.environ)
+    check_exposure(settings)
     check_address(settings.host, settings.port)
     app = create_app(settings)
     engine: Engine = app.state.engine

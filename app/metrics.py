@@ -17,10 +17,29 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 UNMATCHED = "unmatched"
+PREFLIGHT = "preflight"  # what browsers ask before they let a page of another origin send a request
 CLIENT_GONE = 499  # nginx's number for a client that closed its connection; no such answer is ever sent
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SECONDS = (
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -63,17 +82,18 @@ class Metrics:
             buckets=_ROWS, registry=registry,
         )  # fmt: skip
         self._codec = Histogram(
-            "vae_codec_seconds",
-            "Reading bodies, making latents, writing answers.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+            "vae_codec_seconds", "Reading bodies, making latents, writing answers.", ["stage"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._codec_wait = Histogram(
+            "vae_codec_wait_seconds", "Time until a codec thread was free.", ["stage"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._rejections = Counter(
             "vae_rejections", "Requests turned away or given up, by reason.", ["reason"], registry=registry
         )
         self._models = Gauge(
-            "vae_model_info", "Loaded models; always 1.", ["model", "version", "provider"], registry=registry
+            "vae_model_info", "Loaded models; always 1.", ["model", "version", "sha256", "provider"], registry=registry
         )
         self.receiving = Gauge("vae_requests_receiving", "Requests whose body is awaited.", registry=registry)
         self.in_progress = Gauge("vae_requests_in_progress", "Requests received and not answered.", registry=registry)
@@ -96,14 +116,15 @@ class Metrics:
 
         return wait.observe, ran
 
-    def codec_observer(self, stage: str) -> Callable[[float], None]:
-        return self._codec.labels(stage).observe
+    def codec_observers(self, stage: str) -> tuple[Callable[[float], None], Callable[[float], None]]:
+        """For one stage: what to call with the wait for a thread, and with the seconds of work."""
+        return self._codec_wait.labels(stage).observe, self._codec.labels(stage).observe
 
     def rejected(self, reason: str) -> None:
         self._rejections.labels(reason).inc()
 
-    def model_loaded(self, model: str, version: str, provider: str) -> None:
-        self._models.labels(model, version, provider).set(1)
+    def model_loaded(self, model: str, version: str, sha256: str, provider: str) -> None:
+        self._models.labels(model, version, sha256, provider).set(1)
 
     def watch_depths(self, depths: Callable[[], Iterable[tuple[str, str, int]]]) -> None:
         """Report queue lengths from ``depths``: (model, graph, rows) each."""

@@ -1,6 +1,6 @@
 """What surrounds every request, in pure ASGI: its id, API keys, errors as problems, headers, metrics; and a short way.
 
-    Gate -> Shortcut -> (FastAPI: routing, documentation, everything that is not an operation)
+    (Cors ->) Gate -> Shortcut -> (FastAPI: routing, documentation, everything that is not an operation)
 
 The short way leads from the gate straight to an operation: FastAPI's machinery for one request costs more than a
 small model's inference. Both ways run the same functions and pass the same gate.
@@ -15,16 +15,30 @@ import time
 import uuid
 from collections.abc import Mapping
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import Answer
 from app.engine import Engine
-from app.errors import PROBLEM_TYPE, ClientGone, NotReady, Unauthorized, UnsupportedMediaType, problem, translate
-from app.exchange import SCOPE_KEY, Note, Operate, perform
-from app.metrics import CLIENT_GONE, UNMATCHED
+from app.errors import (
+    PROBLEM_TYPE,
+    BadRequest,
+    ClientGone,
+    NotReady,
+    Unauthorized,
+    UnsupportedMediaType,
+    problem,
+    translate,
+)
+from app.exchange import Operate, perform
+from app.logs import log_access
+from app.metrics import CLIENT_GONE, PREFLIGHT, UNMATCHED
+from app.notes import SCOPE_KEY, Note
+from app.tracing import name_span
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("app.access")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _OPEN = frozenset({"/", "/livez", "/readyz", "/health", "/docs", "/openapi.json"})
@@ -81,11 +95,10 @@ class Gate:
             await send_answer(problem_answer(error, note), tell)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.request(note.route or _route_of(scope), method, status or CLIENT_GONE, seconds)
+            note.route = note.route or _route_of(scope)
+            self._metrics.request(note.route, method, status or CLIENT_GONE, seconds)
             if self._access_log:
-                access_logger.info(
-                    "%s %r %d %.1f ms %s", method, scope["path"], status, 1000 * seconds, note.request_id
-                )
+                log_access(note, method, status or CLIENT_GONE, seconds)
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         if self._keys and not self._is_open(scope) and not self._has_key(headers):
@@ -112,6 +125,35 @@ class Gate:
         return sum(hmac.compare_digest(digest, key) for digest in given for key in self._keys) > 0
 
 
+class Cors(CORSMiddleware):
+    """Starlette's, around the gate so that refusals are readable too. What it answers by itself is in our form.
+
+    Preflights ask whether a page may ask: they carry no API key, and no operation is run for them.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        super().__init__(
+            app,
+            allow_origins=engine.settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-ID"),
+            expose_headers=("Retry-After", "X-Model", "X-Request-ID", "X-Seed"),
+        )
+        self._metrics = engine.metrics
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        self._metrics.request(PREFLIGHT, "OPTIONS", response.status_code, 0.0)
+        note = Note(request_id_of(dict(request_headers.raw)))
+        if response.status_code != 200:
+            told = [header for header in response.raw_headers if not header[0].startswith(b"content-")]
+            refusal = problem_answer(BadRequest("A page of this origin may not send such requests."), note)
+            response = Response(refusal.body, refusal.status)
+            response.raw_headers = [*refusal.headers, *told]
+        response.raw_headers += said_of(note)
+        return response
+
+
 class Shortcut:
     """Runs operations without the web framework; everything else goes on to it."""
 
@@ -128,6 +170,7 @@ class Shortcut:
             await self._app(scope, receive, send)
             return
         scope[SCOPE_KEY].route = path
+        name_span(scope["method"], path)
         await send_answer(await perform(operate, self._engine, scope, receive), send)
 
 
@@ -141,7 +184,8 @@ def problem_answer(error: Exception, note: Note) -> Answer:
     """Any exception as problem+json; what is our fault is logged with the request's id."""
     known = translate(error)
     if known.status == 500:
-        logger.error("request %s failed: %s", note.request_id, known.detail, exc_info=error)
+        fields = {"request_id": note.request_id, "route": note.route, "model": note.model}
+        logger.error("a request failed: %s", known.detail, exc_info=error, extra={"fields": fields})
     body = problem(known, note.request_id)
     headers = [
         (b"content-type", PROBLEM_TYPE.encode()),

@@ -60,7 +60,7 @@ async def encode(call: Call) -> Answer:
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
     numbers = len(images) * model.manifest.latent.dim * (2 + query.samples)
     _check_numbers(call, numbers, media)
-    posterior = await model.encode(images)
+    posterior = await model.encode(images, call.note)
     seed = _seed(query.seed) if query.samples else None
     write = partial(_encoded, model, posterior, query, seed, media)
     light = numbers <= LIGHT_NUMBERS and seed is None
@@ -87,7 +87,7 @@ async def reconstruct(call: Call) -> Answer:
     if query.seed is not None and not query.sample:
         raise Invalid.at("?seed", "Needs sample=true: nothing else is drawn.")
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
-    latents, log_variance = await model.encode(images)
+    latents, log_variance = await model.encode(images, call.note)
     seed = None
     if query.sample:
         seed = _seed(query.seed)
@@ -127,12 +127,12 @@ async def interpolate_points(call: Call) -> Answer:
         steps, path = points.steps, points.path
         latents = points.latents
         if len(points.images):
-            latents[points.where] = (await model.encode(points.images)).mean
+            latents[points.where] = (await model.encode(points.images, call.note)).mean
     else:
         _check_count(call, steps, "?steps")
         images = await _read_images(call, model, INTERPOLATE_BODIES, refuse=query.fit == "error")
         check_segments(call.engine.settings, len(images), steps, "?steps")
-        latents = (await model.encode(images)).mean
+        latents = (await model.encode(images, call.note)).mean
     frames = await _make(call, len(latents) * steps * latents.shape[1], partial(interpolate, latents, steps, path))
     if not np.isfinite(frames).all():
         raise Invalid.at("/points" if kind == JSON else "", "The path between the points leaves the range of float32.")
@@ -210,7 +210,7 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
         _check_numbers(call, numbers, drawing.media)
     if not fits(len(latents), spec.height, spec.width, drawing.media, frames=drawing.frames):
         raise Invalid(f"So many pictures do not fit into one of type {drawing.media}; ask for {ZIP}, or for less.")
-    images = await model.decode(latents)
+    images = await model.decode(latents, call.note)
     write = partial(_drawn, model, images, latents, drawing)
     light = drawing.media == NPY and numbers <= 16 * LIGHT_NUMBERS  # a copy of the numbers, no more
     return await call.engine.codec("write", write, light=light)

@@ -1,6 +1,8 @@
 """The settings as command-line options: each field of `Settings` is one, and nothing about it is written twice."""
 
 import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings.exceptions import SettingsError
 
+from app.errors import ConfigurationError
 from app.settings import PREFIX, Settings
 
 
@@ -27,18 +30,30 @@ def parameters() -> list[inspect.Parameter]:
     return [_parameter(name, field) for name, field in Settings.model_fields.items()]
 
 
+def takes_settings(function: Callable[[Settings], None]) -> Callable[..., None]:
+    """The function of all options that builds the settings from them and calls ``function`` with these."""
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        function(build(given))
+
+    told: Any = command  # functions may have a __signature__, but their type does not say so
+    told.__signature__ = inspect.Signature(parameters())
+    return command
+
+
 def build(given: dict[str, Any]) -> Settings:
     """Settings from the options that were given; then the environment and the defaults decide.
 
-    Raises ValueError, one line, that names the option and the variable of every value that is refused.
+    Raises ConfigurationError, one line, that names the option and the variable of every value that is refused.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value not in (None, [])})
     except ValidationError as error:
         problems = [f"{_where(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
-        raise ValueError("; ".join(problems)) from None
+        raise ConfigurationError("; ".join(problems)) from None
     except SettingsError as error:
-        raise ValueError(str(error)) from None
+        raise ConfigurationError(str(error)) from None
 
 
 def _several(field: FieldInfo) -> bool:

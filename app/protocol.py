@@ -11,8 +11,8 @@ from collections.abc import Callable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, HeadTimeout, HeadTooLarge, ServiceError
-from app.exchange import Note
 from app.middleware import problem_answer, request_id_of, said_of
+from app.notes import Note
 
 HEAD_BYTES = 64 * 2**10
 LEAST_BYTES = 64 * 2**10  # of an answer that a client must take in the time, so that it can have a large one

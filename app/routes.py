@@ -12,9 +12,10 @@ from app.bodies import IMAGE_BODIES, LATENT_BODIES
 from app.documentation import Operation, describe, describe_plain
 from app.engine import Engine, Model
 from app.errors import Invalid
-from app.exchange import Operate, note_of, perform
+from app.exchange import Operate, perform
 from app.metrics import CONTENT_TYPE
 from app.negotiation import JSON, choose
+from app.notes import note_of
 from app.schemas import (
     DecodeQuery,
     EncodeAnswer,
@@ -171,6 +172,7 @@ def _about(model: Model) -> ModelAnswer:
         name=manifest.name,
         version=manifest.version,
         created=manifest.created,
+        sha256=model.bundle.digest,
         provider=model.bundle.provider,
         image=manifest.image,
         latent=manifest.latent,

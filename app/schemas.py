@@ -185,6 +185,7 @@ class ModelAnswer(_Answer):
     name: str
     version: str
     created: datetime = Field(description="When the bundle was exported.")
+    sha256: str = Field(description="SHA-256 of its manifest, which has those of all its files.")
     provider: str = Field(description="Where it runs: cpu or cuda.")
     image: ImageSpec
     latent: LatentSpec

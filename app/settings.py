@@ -1,5 +1,6 @@
 """Every setting of the server: one frozen object, one help text a field, every field also a ``VAE_*`` variable."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -97,10 +98,23 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="Keys that clients must give (comma-separated in the environment); none: open to all."
     )
+    allow_insecure: bool = Field(
+        False, description="Outside of a container, listen to other machines even without API keys."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Origins whose pages may call the server, as https://example.org, or * for all; none: no others.",
+    )
 
-    # Logs
+    # Logs and traces
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe messages to log.")
-    access_log: bool = Field(False, description="Log a line for every request.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="One JSON object a line, or text; auto takes text on a terminal."
+    )
+    access_log: bool = Field(False, description="Log a line for every request; for probes, only those that fail.")
+    telemetry: bool = Field(
+        False, description="Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra telemetry."
+    )
 
     @field_validator("api_keys")
     @classmethod
@@ -108,6 +122,15 @@ class Settings(BaseSettings):
         if not all(key.get_secret_value().strip() for key in keys):
             raise ValueError("an API key must not be empty")
         return keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        # A browser sends scheme, host and port: anything else would never match, and never say so.
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
+                raise ValueError(f"{origin} is no origin: write scheme://host or scheme://host:port, in lower case")
+        return origins
 
     @classmethod
     def settings_customise_sources(

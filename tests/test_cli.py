@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import app.addresses
+import app.logs
 import app.main
 import vae
 from app.options import flag
@@ -32,6 +34,7 @@ Vae = Callable[..., Outcome]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Vae:
     """`vae ARGUMENTS` in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(app.logs, "configure", lambda settings: None)  # the test's own logging stays
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["vae", *map(str, arguments)])
@@ -134,6 +137,24 @@ def test_a_refused_secret_is_not_shown(run: Vae, served: list[Settings], monkeyp
     assert outcome.code == 2
     assert "opensesame" not in outcome.err
     assert "swordfish" not in outcome.err
+
+
+def test_the_doctor_takes_the_options_of_the_server(run: Vae, tiny: Path) -> None:
+    outcome = run("doctor", "--model", tiny, "--port", 0, "--max-batch", 8)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "tiny/1" in outcome.out
+    assert "--max-batch is 8" in outcome.out
+    outcome = run("doctor", "--model", "missing", "--port", 0)
+    assert outcome.code == 1
+    assert "FAIL  bundle    missing: no bundle there" in outcome.out
+
+
+def test_an_open_server_is_refused(run: Vae, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.addresses, "in_container", lambda: False)
+    outcome = run("serve", "--model", tiny, "--host", "0.0.0.0", "--port", 0)
+    assert outcome.code == 2
+    assert outcome.err.startswith("vae: 0.0.0.0 can be reached from other machines")
+    assert "--allow-insecure" in outcome.err
 
 
 def test_a_bundle_that_is_not_there_ends_the_server(run: Vae) -> None:

@@ -64,7 +64,7 @@ class Server:
             if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
                 self._listening.set()
-            if " ready: " in line:
+            if "ready: " in line:
                 self.warm.set()
         self._listening.set()
 

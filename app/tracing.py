@@ -1,0 +1,95 @@
+"""OpenTelemetry traces through FastAPI's own support: a span for each request, and in it one for each of its stages.
+
+Everything is off unless the setting ``telemetry`` is on. Where to send spans, and how many of them, is said by
+OpenTelemetry's own ``OTEL_*`` variables.
+"""
+
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+
+from app.errors import ConfigurationError
+from app.settings import Settings
+
+# Asked for every few seconds by machines: no one looks for their traces.
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+_PROTOCOL = "http/protobuf"
+_NO_SPAN = nullcontext()
+
+
+def config(settings: Settings) -> TelemetryConfig:
+    """What FastAPI is to do. Metrics are Prometheus's here; and logs stay logs, for FastAPI's would hold exceptions."""
+    return {
+        "tracing": settings.telemetry,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": settings.telemetry,
+        "exclude": _is_probe,
+    }
+
+
+def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
+    """Raises ConfigurationError if traces are wanted and could not be sent: FastAPI would go on without them."""
+    if not settings.telemetry:
+        return
+    if not all(map(_is_installed, _PACKAGES)):
+        raise ConfigurationError("telemetry needs more packages: pip install 'latentserve[telemetry]'")
+    name, endpoint = _first(environment, _ENDPOINTS)
+    if not endpoint:
+        raise ConfigurationError(f"telemetry needs {_ENDPOINTS[-1]}, the address of a collector: http://HOST:4318")
+    address = urlsplit(endpoint)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ConfigurationError(f"{name} is no address of the form http://HOST:PORT")
+    name, protocol = _first(environment, _PROTOCOLS)
+    if protocol not in ("", _PROTOCOL):
+        raise ConfigurationError(f"{name} must be {_PROTOCOL}: no other protocol is spoken here")
+    environment.setdefault("OTEL_SERVICE_NAME", "latentserve")
+
+
+def span(name: str, **attributes: int) -> AbstractContextManager[object]:
+    """Around one stage of a request that is traced; around nothing at all in any other."""
+    if not trace.get_current_span().is_recording():
+        return _NO_SPAN
+    # What a client did wrong is no error of the server, and the request's own span has the status of its answer.
+    return trace.get_tracer("latentserve").start_as_current_span(
+        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+    )
+
+
+def name_span(method: str, route: str) -> None:
+    """Name the request's span after its route, as FastAPI does for those that it leads itself."""
+    current = trace.get_current_span()
+    if current.is_recording():
+        current.update_name(f"{method} {route}")
+        current.set_attribute("http.route", route)
+
+
+def trace_id() -> str | None:
+    """The id of the trace that this request belongs to, in hexadecimal; None if it is not traced."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+def _is_probe(scope: MutableMapping[str, Any]) -> bool:
+    return scope.get("path", "") in PROBES
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    """The first of these variables that is set, and its value; two empty texts if none is."""
+    return next(((name, environment[name]) for name in names if environment.get(name)), ("", ""))

@@ -1,0 +1,79 @@
+"""Metrics: fine enough for small models, and few label values whatever clients ask for."""
+
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.metrics import Metrics
+from tests.app.client import NPY, engine_of, grey, npy, running
+
+Run = Callable[[Coroutine[object, object, None]], None]
+
+
+def test_buckets_tell_less_than_a_millisecond_apart() -> None:
+    metrics = Metrics()
+    metrics.request("/encode", "POST", 200, 0.0002)
+    waited, ran = metrics.batch_observers("tiny", "encoder")
+    waited(0.0001)
+    ran(1, 0.0001)
+    for observe in metrics.codec_observers("read"):
+        observe(0.0001)
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+    timed = [name for name, family in families.items() if name.endswith("_seconds") and family.type == "histogram"]
+    assert len(timed) == 5
+    for name in timed:
+        bounds = {sample.labels["le"] for sample in families[name].samples if "le" in sample.labels}
+        assert sum(float(bound) < 0.001 for bound in bounds) >= 3, name
+
+
+def test_unknown_routes_and_methods_are_one_label_each(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            for number in range(20):
+                await client.get(f"/nowhere/{number}")
+                await client.request(f"ODD{number}", "/sample")
+                await client.get(f"/models/{number}")
+                await client.get(f"/sample?model=m{number}")
+            text = (await client.get("/metrics")).text
+            assert 'vae_requests_total{method="GET",route="unmatched",status="404"} 20.0' in text
+            assert 'vae_requests_total{method="GET",route="/models/{name}",status="404"} 20.0' in text
+            assert 'vae_requests_total{method="GET",route="/sample",status="404"} 20.0' in text
+            assert set(re.findall(r'method="(\w+)"', text)) == {"GET", "OTHER"}
+
+    run(scenario())
+
+
+def test_a_model_is_known_by_its_digest(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            digest = engine_of(client).models["tiny"].bundle.digest
+            assert re.fullmatch("[0-9a-f]{64}", digest)
+            text = (await client.get("/metrics")).text
+            assert f'vae_model_info{{model="tiny",provider="cpu",sha256="{digest}",version="1"}} 1.0' in text
+            assert (await client.get("/models/tiny")).json()["sha256"] == digest
+
+    run(scenario())
+
+
+def test_every_stage_is_timed(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            await client.post("/encode?samples=1", content=npy(grey(2)), headers=dict(NPY))
+            await client.get("/sample?n=2")
+            text = (await client.get("/metrics")).text
+            counted = dict(re.findall(r"^(vae_\w+_count\{[^}]*\}) ([\d.]+)$", text, re.MULTILINE))
+            for name in (
+                'vae_request_duration_seconds_count{route="/encode"}',
+                'vae_inference_seconds_count{graph="encoder",model="tiny"}',
+                'vae_inference_seconds_count{graph="decoder",model="tiny"}',
+                'vae_queue_wait_seconds_count{graph="encoder",model="tiny"}',
+                'vae_codec_seconds_count{stage="read"}',
+                'vae_codec_seconds_count{stage="write"}',
+                'vae_codec_wait_seconds_count{stage="write"}',
+            ):
+                assert float(counted[name]) >= 1, name
+            assert "vae_request_duration_seconds_sum" in text
+
+    run(scenario())
