@@ -184,9 +184,11 @@ def test_what_a_client_says_about_itself_is_not_passed_on(tmp_path: Path) -> Non
 
 
 def test_a_replica_that_is_gone_costs_no_request(server: Server, tmp_path: Path) -> None:
-    edge = Edge(tmp_path, free_port(), server.port, free_port())
-    with edge.running(), httpx.Client(base_url=edge.url, timeout=60) as client:
-        assert [encode(client).status_code for _ in range(20)] == [200] * 20
+    with Echo(drops=True) as ending:
+        edge = Edge(tmp_path, ending.port, server.port, free_port())
+        with edge.running(), httpx.Client(base_url=edge.url, timeout=60) as client:
+            assert [encode(client).status_code for _ in range(20)] == [200] * 20
+    assert ending.heads  # it was asked, and another after it
 
 
 def test_connections_to_the_server_are_given_up_before_it_closes_them() -> None:

@@ -91,9 +91,12 @@ class Edge:
 
 
 class Echo:
-    """A server that is told what nginx tells it: ``heads`` has the headers of every request, names in lower case."""
+    """A server behind nginx: ``heads`` has the headers of every request, names in lower case, as they come.
 
-    def __init__(self) -> None:
+    With ``drops`` it closes each connection instead of answering, as a server does that ends.
+    """
+
+    def __init__(self, *, drops: bool = False) -> None:
         heads = self.heads = list[list[tuple[str, str]]]()
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,13 +104,15 @@ class Echo:
 
             def do_GET(self) -> None:
                 heads.append([(name.lower(), value) for name, value in self.headers.items()])
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if drops:
+                    self.close_connection = True
+                    return
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.do_GET()
+            do_POST = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
