@@ -84,22 +84,25 @@ class DrainingServer(uvicorn.Server):
 
     The first signal makes the server not ready and lets it work on for ``drain_delay`` seconds, in which load
     balancers notice; then work is refused, what was admitted is finished within ``drain_seconds``, and the process
-    ends with status 0. A second signal ends it at once.
+    ends with status 0. A second signal ends it at once, with the status of a process that the signal killed.
     """
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self._engine = engine
         self._leave_at: float | None = None
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._leave_at is not None:
-            self.should_exit = self.force_exit = True
-            return
+        if self._leave_at is not None:  # whoever asks twice does not want to wait for anything
+            os._exit(128 + sig)
         self._engine.leave()
         self._leave_at = time.monotonic() + self._engine.settings.drain_delay
 
     async def on_tick(self, counter: int) -> bool:
+        if self._leave_at is not None and not self._told:
+            self._told = True
+            logger.info("draining: what runs is finished, and then the server ends; a second signal ends it at once")
         if self._leave_at is not None and time.monotonic() >= self._leave_at:
             self._engine.refuse()
             self.should_exit = True

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -167,6 +168,19 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
         status, output = server.ended()
         assert status == 0, server.log
         assert output.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    slow = write_tiny_bundle(tmp_path / "slow", decoder="slow")
+    with serving(slow, max_batch=1, drain_delay=60, drain_seconds=60) as server:
+        server.process.send_signal(number)
+        while "draining" not in "".join(server.log):
+            assert server.process.poll() is None
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        server.process.send_signal(number)
+        assert server.ended()[0] == 128 + number
+        assert "Traceback" not in "".join(server.log)
 
 
 def test_what_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
