@@ -209,7 +209,10 @@ class _Files:
             raise MalformedMultipart("A part of the form has no name.")
         named = b"filename" in options or _EXTENDED_NAME.search(self._disposition)
         if options[b"name"] != FIELD.encode() or not named:
-            raise Invalid("The form is not what the route takes.", errors=[Detail("", f"Only files named {FIELD}.")])
+            raise Invalid(
+                "The form is not what the route takes.",
+                errors=[Detail("", f"Every part must be a file in the form field {FIELD}.")],
+            )
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._data += data[start:end]

@@ -24,7 +24,7 @@ from app import schemas
 from app.bodies import FIELD
 from app.errors import ERRORS, PROBLEM_TYPE
 from app.exchange import Operate
-from app.negotiation import JSON, MULTIPART, NPY
+from app.negotiation import FORMATS, JSON, MULTIPART, NPY
 from app.schemas import Problem, Query
 
 Responses = dict[int, dict[str, Any]]
@@ -70,7 +70,7 @@ def describe(operation: Operation) -> Schema:
     statuses = [400, 401, 404, 406, 408, 413, 415, 422, 500, 503, 504]
     if not operation.bodies:
         statuses = [status for status in statuses if status not in (400,)]
-    extra: Schema = {"parameters": _parameters(operation.query)}
+    extra: Schema = {"parameters": _parameters(operation.query, operation.answers)}
     if operation.bodies:
         extra["requestBody"] = {
             "required": True,
@@ -119,11 +119,13 @@ def describe_plain(
     }
 
 
-def _parameters(query: type[Query]) -> list[Schema]:
+def _parameters(query: type[Query], answers: tuple[str, ...]) -> list[Schema]:
     properties = query.model_json_schema()["properties"]
     found = []
     for name, schema in properties.items():
         kept = {key: value for key, value in schema.items() if key not in ("title", "description")}
+        if name == "format":  # one class of queries serves routes with different answers
+            kept = {"type": "string", "enum": [short for short, kind in FORMATS.items() if kind in answers]}
         about = schema.get("description", "")
         found.append({"name": name, "in": "query", "required": False, "description": about, "schema": _no_null(kept)})
     return found

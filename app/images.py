@@ -42,7 +42,9 @@ class ImageReader:
             )
             return self.of_json([(item, f"/images/{i}") for i, item in enumerate(document.images)])
         if kind == NPY:
-            return self._network([self._fit_arrays(_bounded(read_npy(body), (3, 4), most), "")])
+            array = _bounded(read_npy(body), (3, 4), most)
+            self._check_is_no_single(array)
+            return self._network([self._fit_arrays(array, "")])
         files = read_multipart(content_type, body, max_files=most) if kind == MULTIPART else [body]
         pointers = [f"/images/{i}" for i in range(len(files))] if kind == MULTIPART else [""]
         return self._network([self._fit_file(data, at) for data, at in zip(files, pointers, strict=True)])
@@ -55,6 +57,14 @@ class ImageReader:
     def of_json(self, items: Sequence[tuple[object, str]]) -> Array:
         """JSON images with their pointers: base64 of a picture file, or a nested list [H][W] or [H][W][C]."""
         return self._network([self._of_item(item, pointer) for item, pointer in items])
+
+    def _check_is_no_single(self, array: Numbers) -> None:
+        """By the rule one picture [H,W,C] would be [N,H,W]: H pictures, a pixel or three wide, which nobody meant."""
+        one = (self._spec.height, self._spec.width, self._spec.channels)
+        if array.shape == one and array.shape[1:] != one[:2]:
+            raise Invalid.at(
+                "", f"The array has the shape of one picture; as a list of one it is [1,{','.join(map(str, one))}]."
+            )
 
     def _of_item(self, item: object, pointer: str) -> Fitted:
         if isinstance(item, str):

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from app.main import create_app
+from app.negotiation import FORMATS
 from app.routes import OPERATIONS
 from app.settings import Settings
 
@@ -37,6 +38,8 @@ def test_every_operation_is_whole() -> None:
         assert set(about["responses"]["200"]["content"]) == set(operation.answers)
         assert set(about.get("requestBody", {}).get("content", {})) == set(operation.bodies)
         assert {parameter["name"] for parameter in about["parameters"]} == set(operation.query.model_fields)
+        (formats,) = [parameter["schema"]["enum"] for parameter in about["parameters"] if parameter["name"] == "format"]
+        assert {FORMATS[name] for name in formats} == set(operation.answers)
         assert all(parameter["description"] for parameter in about["parameters"])
         for status in ("401", "404", "406", "413", "415", "422", "500", "503", "504"):
             assert list(about["responses"][status]["content"]) == ["application/problem+json"]
