@@ -8,10 +8,10 @@ ARGS ?=
 DEV := .venv-dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train evaluate figures export dev test bench check format openapi docs lock clean
+.PHONY: help serve train evaluate figures export dev test test-docker bench check format openapi docs lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 serve: .venv/.installed ## serve the bundle that ships on http://127.0.0.1:8000
 	.venv/bin/vae serve $(ARGS)
@@ -32,6 +32,10 @@ dev: .venv-dev/.installed ## make .venv-dev, which trains and tests
 
 test: .venv-dev/.installed ## run the tests
 	$(DEV)/pytest $(ARGS)
+
+test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image; starts an engine if none runs
+	.ci/engine
+	$(DEV)/pytest -m docker tests/deployment $(ARGS)
 
 bench: .venv-dev/.installed ## measure the server side by side with the bare graph; prints ratios
 	$(DEV)/python -m benchmarks.serving $(ARGS)

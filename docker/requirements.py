@@ -1,4 +1,4 @@
-"""Print what pyproject.toml requires, and the extras given, a line each: ``python docker/requirements.py [EXTRA...]``."""
+"""Print what pyproject.toml requires, a line each: ``python docker/requirements.py [EXTRA...]``."""
 
 import sys
 import tomllib

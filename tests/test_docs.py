@@ -109,16 +109,16 @@ def test_commands_that_are_shown_exist(file: Path) -> None:
 
 
 def test_make_targets_that_are_shown_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for file in documents():
-        shown = set(re.findall(r"(?:^|`)make ([a-z]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+        shown = set(re.findall(r"(?:^|`)make ([a-z-]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
         assert shown <= targets, (file, shown - targets)
 
 
 def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = set(text.partition(".PHONY:")[2].partition("\n")[0].split())
-    assert phony == set(re.findall(r"^([a-z]+):[^#\n]*## \S", text, re.MULTILINE))
+    assert phony == set(re.findall(r"^([a-z-]+):[^#\n]*## \S", text, re.MULTILINE))
 
 
 def test_no_place_of_one_machine() -> None:
