@@ -23,7 +23,7 @@ VARIANTS = ("base", "overlays/bundles", "overlays/gpu")
 # The oldest that has all that is used, and the newest that the checker knows.
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 
-# What a user writes, and docs/deployment.md shows: both components, a registry, a namespace, a setting.
+# What a user may write: both components, a registry, a namespace, a setting.
 OWN = """
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -273,3 +273,19 @@ def test_an_overlay_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     settings = settings_of(own, monkeypatch)
     found: dict[str, Any] = settings.model_dump(include={"provider", "models_folder", "max_waiting", "drain_delay"})
     assert found == {"provider": "cuda", "models_folder": Path("/bundles"), "max_waiting": 64, "drain_delay": 5}
+
+
+def test_the_overlay_that_the_guide_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"> (deploy/kustomization\.yaml) <<'END'\n(.*?)^END$", guide, re.M | re.S)
+    shutil.copytree(FOLDER, tmp_path / "docker" / "kubernetes")
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / shown[0]).write_text(shown[1], encoding="utf-8")
+    own = rendered(tmp_path / "deploy")
+    for manifest in own:
+        kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+    settings_of(own, monkeypatch)
+    (container,) = containers(only(own, "Deployment"))
+    assert f"-t {container['image']} ." in guide
+    keys = container["env"][0]["valueFrom"]["secretKeyRef"]
+    assert f"create secret generic {keys['name']} --from-literal={keys['key']}=" in guide
