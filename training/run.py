@@ -67,6 +67,8 @@ class Provenance(BaseModel):
     seed: int
     data: dict[str, str]
     cpu_capability: str | None = None
+    test_images_decoded: bool = False
+    """That all test images could be decoded before training began."""
     resumed: tuple[Resumption, ...] = ()
 
     @property
@@ -174,7 +176,14 @@ class RunFolder:
                 )
 
 
-def provenance_of(config: RunConfig, device: torch.device, precision: torch.dtype, data: dict[str, str]) -> Provenance:
+def provenance_of(
+    config: RunConfig,
+    device: torch.device,
+    precision: torch.dtype,
+    data: dict[str, str],
+    *,
+    test_images_decoded: bool = False,
+) -> Provenance:
     """What this process, on this machine, now, would put into run.json."""
     return Provenance(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -189,6 +198,7 @@ def provenance_of(config: RunConfig, device: torch.device, precision: torch.dtyp
         data=data,
         # Which instructions sums are made with, and so how they are rounded.
         cpu_capability=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
+        test_images_decoded=test_images_decoded,
     )
 
 

@@ -10,7 +10,7 @@ from model.bundle.files import write_text_atomically
 from model.bundle.folders import SUFFIXES
 from training.checkpoint import restore_checkpoint
 from training.config import RunConfig
-from training.data.load import Survey, load_training, survey
+from training.data.load import Survey, check_test, load_training, survey
 from training.device import choose_device, choose_precision, prepare
 from training.errors import ConfigError
 from training.feed import Feed
@@ -34,19 +34,25 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
     run = RunFolder(folder)
     found = survey(config.data, config.image, data_dir=data_dir)
-    if not (resume and run.config_file.exists()):
+    decoded_before = False
+    if resume and run.config_file.exists():
+        decoded_before = run.provenance().test_images_decoded
+    else:
         _refuse_idle_shares(config, found)
     with DataProgress(console) as progress:
         training, validation = load_training(
             config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
         )
+        tests = None
+        if not decoded_before:
+            tests = check_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
     digests = {
         "name": training.name,
         "training": training.sha256,
         "validation": validation.sha256,
         "listing": found.listing,
     }
-    provenance = provenance_of(config, device, precision, digests)
+    provenance = provenance_of(config, device, precision, digests, test_images_decoded=tests is not None)
     # Whatever is wrong with the plan is said before there is a run folder.
     plan = Plan.of(config, len(training.images))
 
@@ -73,7 +79,7 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
             highlight=False,
             soft_wrap=True,
         )
-        for remark in _remarks(config, found):
+        for remark in _remarks(config, found, tests):
             console.print(remark, highlight=False, soft_wrap=True)
         log = MetricsLog(run.log_file, resume_at=start if resuming else None)
         stack.callback(log.close)
@@ -101,12 +107,19 @@ def _refuse_idle_shares(config: RunConfig, found: Survey) -> None:
             )
 
 
-def _remarks(config: RunConfig, found: Survey) -> list[str]:
+def _remarks(config: RunConfig, found: Survey, tests: int | None) -> list[str]:
     """What is allowed and may still not be meant."""
     remarks = []
     if found.ignored:
         formats = ", ".join(sorted(SUFFIXES))
-        remarks.append(f"{found.ignored:,} files of the data are not looked at: their names do not end in {formats}")
+        not_looked_at = (
+            "1 file of the data is not looked at: its name does"
+            if found.ignored == 1
+            else f"{found.ignored:,} files of the data are not looked at: their names do"
+        )
+        remarks.append(f"{not_looked_at} not end in {formats}")
+    if tests == 1:
+        remarks.append("there is one test image, and measuring takes two or more: this model could not be evaluated")
     if config.model.likelihood.family == "bernoulli" and config.data.binarization == "none":
         remarks.append(
             "grey or colour values under a Bernoulli: -ELBO is what is minimized, and bounds no likelihood; "

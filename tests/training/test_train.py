@@ -1,6 +1,7 @@
 """What a run refuses before it begins, and what it remarks on."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.runs import pictures
 from training.config import RunConfig, load
 from training.data.load import load_training
 from training.errors import ConfigError, DataError
+from training.run import RunFolder
 from training.train import train
 
 TOML = """
@@ -120,6 +122,17 @@ class TestRemarks:
             Path("in", name).write_bytes(b"x")
         said = run(load(tiny, changes))
         assert "4 files of the data are not looked at: their names do not end in .bmp, .gif, .jpeg" in said
+        for name in ("b.PPM", "c.tga", "d"):
+            Path("in", name).unlink()
+        said = run(load(tiny, changes), "one")
+        assert "1 file of the data is not looked at: its name does not end in .bmp, .gif, .jpeg" in said
+
+    def test_a_model_that_could_not_be_measured_is_remarked_on(self, tiny: Path) -> None:
+        np.savez("images.npz", train=pictures(10, (8, 8, 1)))
+        config = load(tiny, ["data.validation_fraction=0.2"])
+        assert "there is one test image" in run(config, "one")
+        config = load(tiny, ["data.validation_fraction=0.2", "data.test_fraction=0.2"])
+        assert "test image" not in run(config, "two")
 
     @pytest.mark.parametrize(
         ("family", "binarization", "warned"),
@@ -135,6 +148,51 @@ class TestRemarks:
         )
         _, _, said = run_digits(tmp_path / "run", config)
         assert ("bounds no likelihood" in said) == warned
+
+
+class TestUnreadablePictures:
+    """Of every split, found before there is a run folder: afterwards nothing could be changed about them."""
+
+    @pytest.fixture
+    def folder(self, tiny: Path) -> RunConfig:
+        Path("in").mkdir()
+        for number, picture in enumerate(pictures(30, (8, 8, 1))):
+            Image.fromarray(picture[..., 0]).save(f"in/{number:02}.png")
+        return load(tiny, ["data.source=pictures", "data.path=in", "data.validation_fraction=0.2"])
+
+    def test_of_any_split_are_found_before_training(self, folder: RunConfig) -> None:
+        for path in sorted(Path("in").iterdir()):
+            whole = path.read_bytes()
+            path.write_bytes(whole[:40])
+            with pytest.raises(DataError, match=rf"1 of 30 pictures cannot be used.*\n  {path.name}: "):
+                run(folder)
+            path.write_bytes(whole)
+        assert not Path("run").exists()
+        run(folder)
+        assert RunFolder(Path("run")).provenance().test_images_decoded
+
+    def test_are_all_named_at_once(self, folder: RunConfig) -> None:
+        bad = [f"{number:02}.png" for number in range(0, 30, 2)]
+        for name in bad:
+            Path("in", name).write_bytes(b"no picture")
+        with pytest.raises(DataError) as caught:
+            run(folder)
+        headline, *lines = str(caught.value).splitlines()
+        assert headline == "in: 15 of 30 pictures cannot be used: repair or remove them"
+        assert [line.strip().partition(":")[0] for line in lines] == bad
+
+    def test_are_not_looked_for_again_where_they_were(self, folder: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        run(folder)
+        calls: list[object] = []
+        monkeypatch.setattr("training.train.check_test", lambda *arguments, **options: calls.append(arguments))
+        run(folder, resume=True)
+        assert not calls
+        file = RunFolder(Path("run")).provenance_file  # as an earlier version would have written it
+        document = json.loads(file.read_text())
+        del document["test_images_decoded"]
+        file.write_text(json.dumps(document))
+        run(folder, resume=True)
+        assert len(calls) == 1
 
 
 class TestDataFolder:

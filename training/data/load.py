@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bundle.manifest import ImageSpec
 from training.data.arrays import array_pools
@@ -31,7 +32,7 @@ from training.data.digits import digits_pool
 from training.data.mnist import MNIST, load_idx
 from training.data.pictures import PicturePool
 from training.data.pools import ArrayPool, Pool, Workspace
-from training.data.splits import all_rows, hold_out_test, hold_out_validation
+from training.data.splits import Indices, all_rows, hold_out_test, hold_out_validation
 from training.errors import DataError
 
 if TYPE_CHECKING:  # training.config needs torch; loading data does not
@@ -123,13 +124,44 @@ def load_test(
     Raises:
         DataError: images cannot be found or read, or there would be none.
     """
-    source = _open(config, image, data_dir, progress)
+    pool, rows = _test_rows(_open(config, image, data_dir, progress), config, seed)
+    return _checked(pool.read(rows, "test"), config)
+
+
+def check_test(
+    config: "DataConfig",
+    image: ImageSpec,
+    *,
+    seed: int,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> int | None:
+    """Find out whether the test images can be read, before a model is trained that could never be measured.
+
+    Each is decoded once, and nothing of it is kept. The files of MNIST are left alone: what they hold is known by its
+    checksum, and they can be fetched again.
+
+    Returns:
+        How many they are; None where they were left alone.
+
+    Raises:
+        DataError: some cannot be read, or are not what the configuration promises.
+    """
+    if config.source == "mnist":
+        return None
+    pool, rows = _test_rows(_open(config, image, data_dir, progress), config, seed)
+    _require_some(len(rows), pool.name, "test")
+    pool.check(rows, "test", lambda images: _require_promised(images, pool.name, "test", config))
+    return len(rows)
+
+
+def _test_rows(source: Source, config: "DataConfig", seed: int) -> tuple[Pool, Indices]:
+    """The test images: their pool, and which of it they are."""
     if source.test is not None:
         pool = source.test()
-        return _checked(pool.read(all_rows(len(pool)), "test"), config)
+        return pool, all_rows(len(pool))
     pool = source.training()
-    _, test = hold_out_test(len(pool), config.test_fraction, seed)
-    return _checked(pool.read(test, "test"), config)
+    return pool, hold_out_test(len(pool), config.test_fraction, seed)[1]
 
 
 def survey(config: "DataConfig", image: ImageSpec, *, data_dir: Path | None = None) -> Survey:
@@ -220,15 +252,21 @@ def _apart_from(test: PicturePool, pool: PicturePool) -> PicturePool:
 
 
 def _checked(dataset: Dataset, config: "DataConfig") -> Dataset:
-    """Static binarization promises that every pixel is 0 or 255; hold the data to it."""
-    if not len(dataset):
-        raise DataError(f"{dataset.name}: the {dataset.split} split is empty: at least one image is needed")
-    if config.binarization == "static":
-        for start in range(0, len(dataset), 4096):
-            piece = dataset.images[start : start + 4096]
-            if np.any((piece != 0) & (piece != 255)):
-                raise DataError(
-                    f"{dataset.name}: data.binarization = 'static' promises pixels of two values only, "
-                    f"but the {dataset.split} images (fitted to the model's size) have grey ones: use 'dynamic'"
-                )
+    _require_some(len(dataset), dataset.name, dataset.split)
+    for start in range(0, len(dataset), 4096):
+        _require_promised(dataset.images[start : start + 4096], dataset.name, dataset.split, config)
     return dataset
+
+
+def _require_some(n: int, name: str, split: str) -> None:
+    if n == 0:
+        raise DataError(f"{name}: the {split} split is empty: at least one image is needed")
+
+
+def _require_promised(images: NDArray[np.uint8], name: str, split: str, config: "DataConfig") -> None:
+    """Static binarization promises that every pixel is 0 or 255; hold the data to it."""
+    if config.binarization == "static" and np.any((images != 0) & (images != 255)):
+        raise DataError(
+            f"{name}: data.binarization = 'static' promises pixels of two values only, "
+            f"but the {split} images (fitted to the model's size) have grey ones: use 'dynamic'"
+        )

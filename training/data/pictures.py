@@ -26,8 +26,9 @@ from model.bundle.pixels import fit_picture, read_picture
 from training.data.cache import materialize
 from training.data.dataset import Dataset
 from training.data.pools import Workspace
-from training.data.splits import Indices
+from training.data.splits import Indices, all_rows
 from training.errors import DataError
+from training.words import count
 
 UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd"})
 """Pictures in formats that are not read: refused by name, because leaving them out would be silent."""
@@ -38,6 +39,7 @@ MAX_FILE_BYTES = 1 << 28
 _WORKERS = 8
 _WINDOW = 512
 _NAMED = 5
+_NAMED_UNUSABLE = 200  # each of them has to be repaired or removed; a longer list is another problem
 
 
 class Entry(NamedTuple):
@@ -92,9 +94,8 @@ class PicturePool:
         files = {entry.file for entry in test.entries if entry.file is not None}
         shared = [entry.name for entry in self.entries if entry.file in files]
         if shared:
-            raise DataError(
-                _few(f"{self.path}: {len(shared)} files are in data.test_path {test.path} too, through a link", shared)
-            )
+            files_are = count(len(shared), "file is", "files are")
+            raise DataError(_few(f"{self.path}: {files_are} in data.test_path {test.path} too, through a link", shared))
 
     def listing(self) -> list[tuple[str, int]]:
         """Name and bytes of every picture, in order; names without the folders that all share, as a zip may add one."""
@@ -105,13 +106,13 @@ class PicturePool:
         """Decode and fit the pictures ``rows``.
 
         Raises:
-            DataError: pictures that cannot be read; the first few are named, with their reasons.
+            DataError: pictures that cannot be read. All of the folder or zip are named, with their reasons.
         """
         chosen = [self.entries[row] for row in rows]
         workspace = self.workspace
         images = materialize(
             workspace.shape(len(chosen)),
-            lambda out: self._decode(chosen, out),
+            lambda out: self._decode(rows, out.__setitem__, "decoding"),
             key=workspace.key("pictures", str(self.path.resolve()), [entry[:3] for entry in chosen]),
             folder=workspace.cache,
             limit=workspace.memory_limit,
@@ -124,27 +125,46 @@ class PicturePool:
             label_names=self.label_names,
         )
 
-    def _decode(self, chosen: Sequence[Entry], out: NDArray[np.uint8]) -> None:
-        failures: list[str] = []
+    def check(self, rows: Indices, split: str, judge: Callable[[NDArray[np.uint8]], None]) -> None:
+        """See :class:`training.data.pools.Pool`; raises as ``read`` does."""
+        self._decode(rows, lambda _, picture: judge(picture[np.newaxis]), "checking")
+
+    def _decode(self, rows: Indices, keep: Callable[[int, NDArray[np.uint8]], None], what: str) -> None:
+        """Hand every picture, fitted, to ``keep``, with its place in ``rows``; threads do it, in any order."""
+        failures = self._failures(rows, keep, what)
+        if not failures:
+            return
+        # Whoever mends or removes these draws another split, and would find the next ones one run after the other.
+        others = np.setdiff1d(all_rows(len(self)), rows)
+        failures |= self._failures(others, lambda _, picture: None, "checking the rest of")
+        named = [failures[row] for row in sorted(failures)]
+        summary = f"{self.path}: {len(named):,} of {count(len(self), 'picture')} cannot be used: repair or remove them"
+        raise DataError(_few(summary, named, _NAMED_UNUSABLE))
+
+    def _failures(self, rows: Indices, keep: Callable[[int, NDArray[np.uint8]], None], what: str) -> dict[int, str]:
+        """What is wrong with pictures that cannot be read, by their row."""
+        failures: dict[int, str] = {}
         with _reader(self.path) as read, ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as executor:
 
-            def decode(row: int) -> str | None:
-                name = chosen[row].name
+            def decode(place: int) -> str | None:
+                name = self.entries[rows[place]].name
                 try:
-                    out[row] = fit_picture(read_picture(read(name), max_pixels=MAX_PIXELS), self.workspace.image)
+                    picture = fit_picture(read_picture(read(name), max_pixels=MAX_PIXELS), self.workspace.image)
                 except PictureError as error:
                     return f"{name}: {error}"
                 except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, LZMAError) as error:
                     return f"{name}: cannot be read ({error})"
+                keep(place, picture)
                 return None
 
             # Window by window: neither a million futures nor a million file contents at a time.
-            for start in range(0, len(chosen), _WINDOW):
-                window = range(start, min(start + _WINDOW, len(chosen)))
-                failures.extend(failure for failure in executor.map(decode, window) if failure is not None)
-                self.workspace.report(f"decoding {self.name}", window.stop, len(chosen))
-        if failures:
-            raise DataError(_few(f"{self.path}: {len(failures)} of {len(chosen)} pictures cannot be used", failures))
+            for start in range(0, len(rows), _WINDOW):
+                window = range(start, min(start + _WINDOW, len(rows)))
+                for place, failure in zip(window, executor.map(decode, window), strict=True):
+                    if failure is not None:
+                        failures[int(rows[place])] = failure
+                self.workspace.report(f"{what} {self.name}", window.stop, len(rows))
+        return failures
 
 
 def class_labels(names: Sequence[str]) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None]:
@@ -197,13 +217,13 @@ def _listed(path: Path) -> tuple[tuple[Entry, ...], int]:
     formats = ", ".join(sorted(SUFFIXES))
     if unread:
         raise DataError(
-            _few(f"{path}: {len(unread)} pictures of a format that is not read (read are {formats})", unread)
+            _few(f"{path}: {count(len(unread), 'picture')} of a format that is not read (read are {formats})", unread)
         )
     if not pictures:
-        raise DataError(f"{path}: no pictures among {len(found)} files (looked for {formats})")
+        raise DataError(f"{path}: no pictures among {count(len(found), 'file')} (looked for {formats})")
     large = [entry.name for entry in pictures if entry.size > MAX_FILE_BYTES]
     if large:
-        raise DataError(_few(f"{path}: {len(large)} files of more than {MAX_FILE_BYTES >> 20} MiB", large))
+        raise DataError(_few(f"{path}: {count(len(large), 'file')} of more than {MAX_FILE_BYTES >> 20} MiB", large))
     return tuple(pictures), len(found) - len(pictures)
 
 
@@ -267,6 +287,6 @@ def _reader(path: Path) -> Iterator[Callable[[str], bytes]]:
             yield archive.read
 
 
-def _few(summary: str, items: Sequence[str]) -> str:
-    more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
-    return "\n  ".join([summary, *items[:_NAMED], *more])
+def _few(summary: str, items: Sequence[str], most: int = _NAMED) -> str:
+    more = [f"and {len(items) - most:,} more"] if len(items) > most else []
+    return "\n  ".join([summary, *items[:most], *more])

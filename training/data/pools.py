@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,10 +58,19 @@ class Workspace:
 class Pool(Protocol):
     """Images of one source, in a fixed order that does not depend on their content."""
 
+    @property
+    def name(self) -> str:
+        """What the data are called."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, rows: Indices, split: str) -> Dataset:
         """The images ``rows``, fitted to the model, as the data set of ``split``."""
+        ...
+
+    def check(self, rows: Indices, split: str, judge: Callable[[NDArray[np.uint8]], None]) -> None:
+        """Fit the images ``rows``, show them to ``judge``, some ``(N, H, W, C)`` at a time, and keep none."""
         ...
 
 
@@ -96,7 +106,7 @@ class ArrayPool:
             DataError: the array is not what ``images`` says, or a value is out of range.
         """
         workspace = self.workspace
-        step = max(1, _CHUNK_BYTES // max(1, self.images[:1].nbytes))
+        step = self._rows_at_a_time()
 
         def fill(out: NDArray[np.uint8]) -> None:
             for start in range(0, len(rows), step):
@@ -119,6 +129,15 @@ class ArrayPool:
             labels=None if self.labels is None else self.labels[rows],
             label_names=self.label_names,
         )
+
+    def check(self, rows: Indices, split: str, judge: Callable[[NDArray[np.uint8]], None]) -> None:
+        """See :class:`Pool`; raises as ``read`` does."""
+        step = self._rows_at_a_time()
+        for start in range(0, len(rows), step):
+            judge(self._fitted(self.images[rows[start : start + step]], start, split))
+
+    def _rows_at_a_time(self) -> int:
+        return max(1, _CHUNK_BYTES // max(1, self.images[:1].nbytes))
 
     def _fitted(self, piece: NDArray[np.generic], start: int, split: str) -> NDArray[np.uint8]:
         if self.scale != 1:

@@ -13,7 +13,7 @@ from model.bundle.manifest import ImageSpec
 from tests.training.data.conftest import MadeUp, picture_bytes
 from training.config import DataConfig
 from training.data.dataset import Dataset
-from training.data.load import load_test, load_training
+from training.data.load import check_test, load_test, load_training
 from training.errors import DataError
 
 Write = Callable[[Path, dict[str, bytes]], Path]
@@ -35,6 +35,7 @@ def test_mnist_training_never_opens_the_test_files(
     assert (len(train), len(validation)) == (16, 4)
     assert (train.split, validation.split) == ("train", "validation")
     assert rows_of(train, validation) == sorted(image.tobytes() for image in made_up.images["train"])
+    assert check_test(config, grey, seed=1, data_dir=tmp_path) is None  # their checksum is known
     with pytest.raises(DataError, match="not the original"):
         load_test(config, grey, seed=1, data_dir=tmp_path)
 
@@ -127,8 +128,9 @@ def test_a_test_folder_of_its_own_is_not_opened_by_training(
     )
     train, validation = load_training(config, color, seed=0)
     assert (len(train), len(validation)) == (18, 6)
-    with pytest.raises(DataError, match=r"1\.png"):
-        load_test(config, color, seed=0)
+    for load in (load_test, check_test):
+        with pytest.raises(DataError, match=r"1\.png"):
+            load(config, color, seed=0)
 
 
 @pytest.mark.parametrize(("training", "test"), [("all", "all"), ("all", "all/cat"), ("all/cat", "all")])
@@ -158,7 +160,9 @@ def test_a_test_folder_that_a_link_leads_to_is_refused(
             (source / f"1{Path(name).suffix}").symlink_to(target / name)
         case "hard":
             (source / f"1{Path(name).suffix}").hardlink_to(target / name)
-    with pytest.raises(DataError, match=rf"training: {12 if link == 'folder' else 1} files are in data\.test_path"):
+    with pytest.raises(
+        DataError, match=rf"training: {'12 files are' if link == 'folder' else '1 file is'} in data\.test_path"
+    ):
         load_training(config, color, seed=0)
 
 
@@ -170,8 +174,9 @@ def test_arrays_keep_their_own_splits(tmp_path: Path, grey: ImageSpec) -> None:
     train, validation = load_training(config, grey, seed=0)
     assert np.array_equal(train.images[..., 0], parts["train"] * 255)
     assert np.array_equal(validation.images[..., 0], parts["valid"] * 255)
-    with pytest.raises(DataError, match="test cannot be read"):
-        load_test(config, grey, seed=0)
+    for load in (load_test, check_test):
+        with pytest.raises(DataError, match="test cannot be read"):
+            load(config, grey, seed=0)
 
 
 def test_arrays_with_validation_but_no_test_hold_out_test_images(tmp_path: Path, grey: ImageSpec) -> None:
@@ -183,6 +188,41 @@ def test_arrays_with_validation_but_no_test_hold_out_test_images(tmp_path: Path,
     test = load_test(config, grey, seed=0, data_dir=tmp_path)
     assert [len(part) for part in (train, validation, test)] == [16, 5, 4]
     assert rows_of(train, test) == sorted(image.tobytes() for image in images)
+
+
+@pytest.mark.parametrize(
+    ("test", "binarization", "words"),
+    [
+        (np.full((6, 9, 8), np.nan, np.float32), "none", "test images from number 0 on"),
+        (np.zeros((0, 9, 8), np.uint8), "none", "the test split is empty"),
+        (np.full((6, 9, 8), 7, np.uint8), "static", "but the test images .* have grey ones"),
+    ],
+)
+def test_arrays_that_could_not_be_measured_are_found_before(
+    test: np.ndarray, binarization: Literal["none", "static"], words: str, tmp_path: Path, grey: ImageSpec
+) -> None:
+    train = np.random.default_rng(0).integers(0, 2, (20, 9, 8), dtype=np.uint8) * np.uint8(255)
+    np.savez(tmp_path / "a.npz", train=train, test=test)
+    config = DataConfig(source="arrays", path=tmp_path / "a.npz", binarization=binarization)
+    load_training(config, grey, seed=0)
+    for load in (load_test, check_test):
+        with pytest.raises(DataError, match=words):
+            load(config, grey, seed=0)
+
+
+def test_a_check_counts_the_test_images_and_writes_nothing(
+    picture_files: dict[str, bytes],
+    write_folder: Write,
+    tmp_path: Path,
+    color: ImageSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("training.data.load.MEMORY_LIMIT", 10)
+    config = DataConfig(source="pictures", path=write_folder(tmp_path / "in", picture_files), test_fraction=0.25)
+    assert check_test(config, color, seed=0, data_dir=tmp_path) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    spec = color.model_copy(update={"height": 8, "width": 8, "channels": 1})
+    assert check_test(DataConfig(source="digits"), spec, seed=0) == 180
 
 
 def test_static_binarization_is_held_to_its_word(tmp_path: Path, grey: ImageSpec) -> None:

@@ -96,23 +96,46 @@ def test_only_the_asked_pictures_are_decoded(
     picture_files[names[3]] = b"no picture"
     pool = PicturePool.open(write_folder(tmp_path / "in", picture_files), Workspace(color, tmp_path))
     assert len(pool.read(np.array([0, 1, 2, 4]), "train")) == 4
-    with pytest.raises(DataError, match="1 of 4 pictures"):
+    with pytest.raises(DataError, match=f"1 of 24 pictures .*\n  {names[3]}: "):
         pool.read(np.arange(4), "train")
 
 
 def test_what_cannot_be_read_is_named_in_one_error(
-    picture_files: dict[str, bytes], write_zip: Write, tmp_path: Path, color: ImageSpec
+    picture_files: dict[str, bytes],
+    write_zip: Write,
+    tmp_path: Path,
+    color: ImageSpec,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = sorted(picture_files)
-    for name in names[:7]:
+    for name in names[::3]:
         picture_files[name] = picture_files[name][:40]
     pool = PicturePool.open(write_zip(tmp_path / "in.zip", picture_files), Workspace(color, tmp_path))
     with pytest.raises(DataError) as caught:
-        pool.read(all_rows(len(pool)), "train")
+        pool.read(np.arange(2, 9), "train")  # whichever were asked for
     lines = str(caught.value).splitlines()
-    assert lines[0].endswith("7 of 24 pictures cannot be used")
-    assert [line.split(":")[0].strip() for line in lines[1:6]] == names[:5]
-    assert lines[6].strip() == "and 2 more"
+    assert lines[0].endswith("8 of 24 pictures cannot be used: repair or remove them")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == names[::3]
+    monkeypatch.setattr("training.data.pictures._NAMED_UNUSABLE", 5)
+    with pytest.raises(DataError) as caught:
+        pool.read(np.arange(2, 9), "train")
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:6]] == names[::3][:5]
+    assert lines[6].strip() == "and 3 more"
+
+
+def test_a_check_shows_every_picture_and_keeps_none(
+    picture_files: dict[str, bytes], write_folder: Write, tmp_path: Path, color: ImageSpec
+) -> None:
+    folder, cache = write_folder(tmp_path / "in", picture_files), tmp_path / "cache"
+    pool = PicturePool.open(folder, Workspace(color, cache, memory_limit=10))
+    shown: list[bytes] = []
+    pool.check(np.arange(3, 9), "test", lambda images: shown.extend(image.tobytes() for image in images))
+    assert not cache.exists()
+    assert sorted(shown) == sorted(image.tobytes() for image in pool.read(np.arange(3, 9), "test").images)
+    (folder / sorted(picture_files)[3]).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="1 of 24 pictures"):
+        pool.check(np.arange(3, 9), "test", lambda images: None)
 
 
 def test_a_picture_that_vanishes_is_named(write_folder: Write, tmp_path: Path, color: ImageSpec) -> None:
@@ -138,7 +161,7 @@ def test_a_damaged_zip_member_is_named(write_zip: Write, tmp_path: Path, color: 
     ("files", "message"),
     [
         ({}, "no pictures among 0 files"),
-        ({"notes.txt": b"text"}, "no pictures among 1 files"),
+        ({"notes.txt": b"text"}, "no pictures among 1 file "),
         ({"1.png": b"", "scan.TIFF": b""}, "scan.TIFF"),
     ],
 )

@@ -1,0 +1,10 @@
+"""Words for numbers in what people read."""
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """A number of things, in grammar; the plural has an s unless it is given.
+
+    >>> count(1, "file"), count(1200, "picture"), count(0, "file is", "files are")
+    ('1 file', '1,200 pictures', '0 files are')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
