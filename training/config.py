@@ -1,4 +1,5 @@
-"""What a run is, in one frozen object: TOML file -> ``RunConfig`` -> ``config.json`` in the run folder.
+"""What a run is, in one frozen object: TOML file -> ``RunConfig`` -> ``config.json`` in the run folder, which is read
+as the file is.
 
 Nothing in a run is decided anywhere else. A key that no field knows is an error, so that a misspelled option can never
 be accepted and ignored.
@@ -6,17 +7,30 @@ be accepted and ignored.
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.bundle.manifest import ImageSpec, Name
 from model.vae import Architecture
 from training.errors import ConfigError
+from training.problems import in_words
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def expand_home(path: Path) -> Path:
+    """``~`` as the shell has it, which sees neither TOML nor what comes after ``=``; unknown users stay as they are."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+HomePath = Annotated[Path, AfterValidator(expand_home)]
 
 
 class Section(BaseModel):
@@ -32,8 +46,10 @@ class DataConfig(Section):
         description="mnist: IDX files; pictures: a folder or zip; arrays: a .npy or .npz file, rounded to 8 bits a "
         "value; digits: scikit-learn's"
     )
-    path: Path | None = Field(None, description="the folder, zip or array file; for mnist the folder of the IDX files")
-    test_path: Path | None = Field(
+    path: HomePath | None = Field(
+        None, description="the folder, zip or array file; for mnist the folder of the IDX files"
+    )
+    test_path: HomePath | None = Field(
         None, description="pictures and arrays: a test set of its own, instead of test_fraction"
     )
     validation_fraction: float = Field(
@@ -132,26 +148,37 @@ class RunConfig(Section):
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a TOML file, apply ``section.key=value`` overrides (values in TOML syntax; bare words are strings), check.
+    """Read a file, apply ``section.key=value`` overrides (values in TOML syntax; bare words are strings), check.
 
     Relative paths in ``[data]`` are relative to the working directory.
+
+    Args:
+        path: a TOML file, or the config.json of a run.
+        overrides: as ``--set`` takes them.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not allowed.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = _stated(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not a config.json of this version") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    changed: dict[str, str] = {}
     for override in overrides:
-        _apply(document, override)
-    return check(document, str(path))
+        changed[_apply(document, override)] = override
+    return check(document, str(path), changed)
 
 
-def check(document: dict[str, Any], origin: str) -> RunConfig:
-    """A document as a configuration; ``origin`` is named where it is wrong.
+def check(document: dict[str, Any], origin: str, overrides: Mapping[str, str] = MappingProxyType({})) -> RunConfig:
+    """A document as a configuration; where it is wrong, ``origin`` is named, or one of the overrides in it.
+
+    Args:
+        overrides: dotted key -> what was typed to change it.
 
     Raises:
         ConfigError: a key or a value is not allowed.
@@ -159,17 +186,21 @@ def check(document: dict[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        problems = [
-            f"  {'.'.join(str(part) for part in item['loc']) or 'config'}: {item['msg']}" for item in error.errors()
-        ]
-        raise ConfigError("\n".join([f"{origin}: {error.error_count()} problem(s)", *problems])) from error
+        raise ConfigError(in_words(error, document, RunConfig, origin, overrides)) from error
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    """Set one dotted key.
+def _stated(text: str) -> dict[str, Any]:
+    """A config.json without what it says by default: a run that starts from it did not ask for that."""
+    return RunConfig.model_validate_json(text).model_dump(mode="json", exclude_defaults=True)
+
+
+def _apply(document: dict[str, Any], override: str) -> str:
+    """Set one dotted key, and return it.
 
     >>> document = {"model": {"latent_dim": 8}}
-    >>> _apply(document, "model.latent_dim=16"); _apply(document, "data.path=my/pictures"); document
+    >>> _apply(document, "model.latent_dim=16"), _apply(document, "data.path=my/pictures")
+    ('model.latent_dim', 'data.path')
+    >>> document
     {'model': {'latent_dim': 16}, 'data': {'path': 'my/pictures'}}
     """
     key, equals, text = override.partition("=")
@@ -188,3 +219,4 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: '{section}' is not a table")
     table[leaf] = value
+    return key

@@ -94,15 +94,15 @@ class TestLoad:
         [
             ("sed=1", "sed"),
             ("optimization.lerning_rate=1", "optimization.lerning_rate"),
-            ("model.network.depth=1", "model.network.mlp.depth"),
-            ("model.likelihood.scale=1", "model.likelihood.bernoulli.scale"),
+            ("model.network.depth=1", "model.network.depth"),
+            ("model.likelihood.scale=1", "model.likelihood.scale"),
             ("image.size=8", "image.size"),
             ("scheduel.log_every=1", "scheduel"),
             ("optimization.epochs=ten", "optimization.epochs"),
             ("optimization.learning_rate=nan", "optimization.learning_rate"),
             ("optimization.betas=[0.9, 1.0]", "optimization.betas"),
             ("optimization.ema_decay=1", "optimization.ema_decay"),
-            ("model.network.kind=resnet", "model.network"),
+            ("model.network.kind=resnet", "model.network.kind"),
             ("evaluation.importance_samples=5001", "evaluation.importance_samples"),
             ("name=Not_A_Name", "name"),
             ("seed=-1", "seed"),
@@ -111,9 +111,85 @@ class TestLoad:
     def test_what_is_wrong_is_named(self, file: Path, override: str, named: str) -> None:
         with pytest.raises(ConfigError) as caught:
             load(file, [override])
+        assert str(caught.value).startswith(f"--set {override}: ")
+        assert named in str(caught.value).removeprefix(f"--set {override}: ")
+        assert "Input should" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            ("data.paht=pictures", "there is no key data.paht; did you mean data.path?"),
+            ("epochs=3", "there is no key epochs; did you mean optimization.epochs?"),
+            ("epoch=3", "there is no key epoch; did you mean optimization.epochs?"),
+            ("optimisation.epochs=3", "there is no key optimisation.epochs; did you mean optimization.epochs?"),
+            (
+                "training.batch_size=3",
+                "there is no key training.batch_size; did you mean optimization.batch_size or evaluation.batch_size?",
+            ),
+            ("zebra=3", "there is no key zebra"),
+            ("model.network.blocks=1", "model.network.blocks does not go with 'mlp'"),
+            (
+                "name=My_Faces",
+                "name must be of small letters, digits, '.', '_' and '-', 64 at most, the first a letter or a digit, "
+                "not 'My_Faces'",
+            ),
+            ("name=2024", "name must be text (in quotes, where it looks like a number), not 2024"),
+            ("data.path=2024", "data.path must be text (in quotes, where it looks like a number), not 2024"),
+            ("optimization.epochs=ten", "optimization.epochs must be a whole number, not 'ten'"),
+            ("optimization.epochs=0", "optimization.epochs must be greater than 0, not 0"),
+            ("optimization.learning_rate=nan", "optimization.learning_rate must be a finite number, not nan"),
+            ("evaluation.importance_samples=5001", "evaluation.importance_samples must be 5000 or less, not 5001"),
+            ("image.channels=4", "image.channels must be 1 or 3, not 4"),
+            ("schedule.tensorboard=perhaps", "schedule.tensorboard must be true or false, not 'perhaps'"),
+            ("model.network.kind=resnet", "model.network.kind must be one of 'mlp', 'conv', not 'resnet'"),
+            ("model.network=conv", "model.network must be a table of keys and values, not 'conv'"),
+        ],
+    )
+    def test_what_is_wrong_is_said_in_words(self, file: Path, override: str, words: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(file, [override])
+        assert str(caught.value) == f"--set {override}: {words}"
+
+    def test_the_file_is_blamed_for_what_is_in_it(self, file: Path) -> None:
+        text = file.read_text(encoding="utf-8").replace("epochs = 1", "epoch = 1\nlr = 1")
+        file.write_text(text.replace("latent_dim", "latent_dims"), encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["image.height=7"])
         headline, *problems = str(caught.value).splitlines()
-        assert headline == f"{file}: {len(problems)} problem(s)"
-        assert any(problem.startswith(f"  {named}") for problem in problems)
+        assert headline == f"{file}: 6 problems"
+        assert sorted(problems) == [
+            "  --set image.height=7: image.height must be 8 or more, not 7",
+            "  model.latent_dim is missing",
+            "  optimization.epochs is missing",
+            "  there is no key model.latent_dims; did you mean model.latent_dim?",
+            "  there is no key optimization.epoch; did you mean optimization.epochs?",
+            "  there is no key optimization.lr",
+        ]
+
+    def test_values_that_do_not_go_together_are_blamed_on_both(self, file: Path) -> None:
+        with pytest.raises(ConfigError, match=rf"^{file}, with --set data\.path=x: source digits ships with"):
+            load(file, ["seed=1", "data.path=x"])
+
+    def test_the_configuration_of_a_run_is_one(self, file: Path) -> None:
+        """And what it spells out, because it is whole, was not asked for."""
+        config = load(file, ["optimization.epochs=7"])
+        stored = file.with_name("config.json")
+        stored.write_text(config.model_dump_json(), encoding="utf-8")
+        assert load(stored) == config
+        assert load(stored, ["seed=5"]).seed == 5
+        assert "test_fraction" not in load(stored).data.model_fields_set
+        stored.write_text("{}", encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"config\.json: not a config\.json of this version"):
+            load(stored)
+
+    def test_a_tilde_is_the_home_folder(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/ada")
+        text = file.read_text(encoding="utf-8").replace('"digits"', '"arrays"\npath = "~/a.npy"')
+        file.write_text(text, encoding="utf-8")
+        assert load(file).data.path == Path("/home/ada/a.npy")
+        changed = load(file, ["data.path=~/b.npy", "data.test_path=~"]).data
+        assert (changed.path, changed.test_path) == (Path("/home/ada/b.npy"), Path("/home/ada"))
+        assert load(file, ["data.path=~nobody-of-that-name/b.npy"]).data.path == Path("~nobody-of-that-name/b.npy")
 
     def test_says_what_is_wrong_with_the_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
