@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -119,12 +120,16 @@ def up(project: Project) -> Iterator[Project]:
 
 @contextmanager
 def built(project: Project) -> Iterator[str]:
-    """The log of building the project's image; image and intermediate images are gone afterwards."""
+    """The log of building the project's image; afterwards it is gone, with the images of its build."""
     before = dangling()
+    done = project.compose("build", timeout=1500, check=False)
+    log = done.stdout + done.stderr
     try:
-        done = project.compose("build", timeout=1500)
-        yield done.stdout + done.stderr
+        assert done.returncode == 0, log
+        yield log
     finally:
         docker("image", "rm", "--force", project.image, check=False)
-        if made := dangling() - before:
-            docker("image", "rm", "--force", *made, check=False)
+        steps = tuple(re.findall(r"^ ---> ([0-9a-f]{12})$", log, re.MULTILINE))  # others may build at the same time
+        left = [each for each in dangling() - before if each.removeprefix("sha256:").startswith(steps)]
+        if steps and left:
+            docker("image", "rm", "--force", *left, check=False)
