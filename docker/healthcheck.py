@@ -1,6 +1,6 @@
 """Exit status 0 if the server in this container is ready for work: the image's HEALTHCHECK.
 
-It runs every few seconds beside the server, so it imports little: a client from the standard library takes four times
+It runs every few seconds beside the server, so it imports little: a client from the standard library takes twice
 as long to import as the whole of this takes to run.
 """
 
