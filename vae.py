@@ -4,6 +4,7 @@
 """
 
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,21 +12,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import numpy as np
-import typer
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
+try:  # Half a second or more, in which Ctrl-C would be answered with a traceback.
+    import numpy as np
+    import typer
+    from numpy.typing import NDArray
+    from rich.console import Console
+    from rich.progress import Progress
 
-from app import options
-from app.errors import ConfigurationError
-from app.settings import PRETRAINED, Settings
-from model.bundle import offline
-from model.bundle.errors import BundleError, ModelFault, OfflineError, PictureError
-from model.bundle.latents import MAX_SEED, interpolate, prior_latents
-from model.bundle.manifest import MANIFEST
-from model.bundle.runtime import Bundle, RuntimeOptions
-from model.bundle.store import open_bundle
+    from app import options
+    from app.errors import ConfigurationError
+    from app.settings import PRETRAINED, Settings
+    from model.bundle import offline
+    from model.bundle.errors import BundleError, ModelFault, OfflineError, OutputError, PictureError
+    from model.bundle.latents import MAX_SEED, interpolate, prior_latents
+    from model.bundle.manifest import MANIFEST
+    from model.bundle.runtime import Bundle, RuntimeOptions
+    from model.bundle.store import open_bundle
+except KeyboardInterrupt:
+    sys.exit(130)
 
 TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
 WRONG_USAGE = 2
@@ -45,10 +49,11 @@ Model = Annotated[Path, typer.Option(help="Bundle folder.", show_default="the bu
 Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of the data.", show_default="./data")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Holds MNIST and caches; for your pictures see data.path.", show_default="./data")
+]
 Samples = Annotated[
-    int | None,
-    typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the configuration's"),
+    int | None, typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the run's")
 ]
 
 
@@ -56,7 +61,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1 or 2, never in a traceback."""
     try:
         cli(prog_name="vae")
-    except ConfigurationError as error:
+    except (ConfigurationError, OutputError) as error:
         _fail(str(error), WRONG_USAGE)
     except (BundleError, PictureError, OfflineError, ModelFault) as error:
         _fail(str(error))
@@ -64,6 +69,8 @@ def main() -> None:
         if error.strerror is None:
             raise
         _fail(error.strerror if error.filename is None else f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
@@ -108,8 +115,9 @@ def doctor(settings: Settings) -> None:
 
 
 @contextmanager
-def _training() -> Iterator[Console]:
-    """Around what imports and calls `training`: its errors, and the lack of its packages, as one line."""
+def _training(interrupted: str = "interrupted") -> Iterator[Console]:
+    """Around what imports and calls `training`: its errors, signals, and the lack of its packages, as one line."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also for process 1 of a container
     try:
         from training.errors import ConfigError, TrainingError
     except ModuleNotFoundError:
@@ -124,11 +132,15 @@ def _training() -> Iterator[Console]:
         _fail(str(error), WRONG_USAGE)
     except TrainingError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(interrupted, INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @cli.command()
 def train(
-    config: Annotated[str, typer.Argument(help="TOML file, or name of a ready-made one: mnist.")],
+    config: Annotated[str, typer.Argument(help="TOML file, run folder, or one of folder, mnist, mnist-mlp, smoke.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
@@ -146,24 +158,13 @@ def train(
     if version is not None and publish is None:
         raise typer.BadParameter("is of the bundle that --publish makes: give both", param_hint="--version")
     with _training() as console:
-        from training import configs
-        from training.config import load
-        from training.publish import check_publication, publish_run
-        from training.run import RunFolder
-        from training.train import train as train_run
+        from training.launch import Publication, launch, resolve
 
-        resolved = load(configs.find(config), settings or [])
+        resolved, folder = resolve(config, settings or [], run)
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
-            return
-        folder, of_bundle = run or Path("runs") / resolved.name, "1" if version is None else version
-        destination = None if publish is None else publish / resolved.name
-        if destination is not None:
-            check_publication(destination, of_bundle)
-        if not train_run(resolved, folder, data_dir=data_dir, resume=resume, console=console):
+        elif not launch(resolved, folder, Publication(publish, version), data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
-        if destination is not None:
-            publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)
 
 
 @cli.command()
@@ -174,7 +175,7 @@ def evaluate(
     images: Annotated[int | None, typer.Option(min=2, help="Only so many test images, drawn by the seed.")] = None,
 ) -> None:
     """Measure a run on its test split. Prints a table and writes metrics.json."""
-    with _training() as console:
+    with _training("interrupted: nothing was written") as console:
         from training.evaluate import evaluate_run
         from training.run import RunFolder
 
@@ -190,7 +191,7 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Export a run as a bundle. It is held against PyTorch before it is put in place."""
-    with _training() as console:
+    with _training("interrupted: nothing was exported") as console:
         from training.export import export as export_run
         from training.run import RunFolder
 
@@ -213,8 +214,7 @@ def figures(
         if (source / MANIFEST).exists():  # a bundle holds its own files and no others
             draw_bundle(_open(source), output or Path("figures"), console=console)
         else:
-            run = RunFolder(source)
-            draw_run(run, output or run.figures, data_dir=data_dir, console=console)
+            draw_run(run := RunFolder(source), output or run.figures, data_dir=data_dir, console=console)
 
 
 # --- a bundle and files, no server

@@ -1,6 +1,10 @@
 """The command line: what it parses, what it passes on, and how it says no."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,8 @@ class Outcome:
 
 
 Vae = Callable[..., Outcome]
+ROOT = Path(vae.__file__).parent
+ONE_EPOCH = ("--set", "optimization.epochs=1", "--set", "device=cpu", "--set", "threads=1")
 
 
 @pytest.fixture
@@ -216,10 +222,12 @@ def test_verify(run: Vae, tiny: Path, tmp_path: Path) -> None:
         (["encode", "missing", "-o", "a.npz"], 2, "missing"),
         (["encode", "text.png", "-o", "a.npz"], 1, "text.png: "),
         (["encode", "empty", "-o", "a.npz"], 1, "holds no pictures"),
-        (["encode", "text.png", "-o", "a.txt"], 1, "a.txt"),
+        (["encode", "text.png", "-o", "a.txt"], 2, "a.txt"),
+        (["encode", "text.png", "-o", "nowhere/a.npz"], 2, "nowhere"),
         (["decode", "text.png", "-o", "a.png"], 1, "text.png"),
-        (["sample", "-o", "nowhere/a.png"], 1, "nowhere"),
-        (["sample", "-o", "a.bmp"], 1, "a.bmp"),
+        (["sample", "-o", "nowhere/a.png"], 2, "nowhere"),
+        (["sample", "-o", "a.bmp"], 2, "vae: a.bmp: write to a folder, or a .png"),
+        (["sample", "-o", "text.png/more"], 1, "text.png"),
         (["sample", "-n", "0", "-o", "a.png"], 2, "-n"),
         (["sample", "--temperature", "nan", "-o", "a.png"], 2, "--temperature"),
         (["sample", "--seed", "-1", "-o", "a.png"], 2, "--seed"),
@@ -254,7 +262,19 @@ def test_dry_run_prints_the_resolved_configuration_and_does_nothing(run: Vae) ->
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-mlp", "folder", "smoke"])
+READY_MADE = ("folder", "mnist", "mnist-mlp", "smoke")
+
+
+def test_the_help_names_every_ready_made_configuration(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import configs
+
+    assert tuple(configs.names()) == READY_MADE
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setenv("TERMINAL_WIDTH", "1000")
+    assert f"or one of {', '.join(READY_MADE)}." in run("train", "--help").out
+
+
+@pytest.mark.parametrize("name", READY_MADE)
 def test_ready_made_configurations_resolve(name: str, run: Vae) -> None:
     assert run("train", name, "--dry-run").code == 0
 
@@ -271,6 +291,9 @@ def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(
         (["train", "missing.toml"], 2, "missing.toml"),
         (["train", "mnist", "--set", "optimization.epoch=3"], 2, "optimization.epoch"),
         (["train", "mnist", "--set", "epochs"], 2, "--set"),
+        (["train", "mnist", "--set", "epochs=3"], 2, "vae: --set epochs=3: there is no key epochs; did you mean opt"),
+        (["train", "pictures"], 2, "vae train folder --set data.path=pictures"),
+        (["train", "~nobody-of-that-name/a.toml"], 2, "~nobody-of-that-name/a.toml: cannot be read"),
         (["evaluate", "missing"], 2, "missing"),
         (["export", "missing", "-o", "bundle"], 2, "missing"),
         (["figures", "missing"], 2, "missing"),
@@ -278,19 +301,98 @@ def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(
     ],
 )
 def test_a_mistake_in_training_is_told_in_words(arguments: list[str], code: int, words: str, run: Vae) -> None:
+    Path("pictures").mkdir()
     outcome = run(*arguments)
     assert outcome.code == code
     assert words in outcome.err
     assert outcome.err.startswith("vae: ")
 
 
-def test_an_interrupted_run_has_its_own_exit_code(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_has_its_own_exit_code_and_says_how_to_go_on(
+    run: Vae, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*arguments: object, **options: object) -> bool:
         return False
 
-    monkeypatch.setattr("training.train.train", interrupted)
-    assert run("train", "smoke", "--publish", "bundles").code == 130
+    monkeypatch.setattr("training.launch.train", interrupted)
+    given = ["--run", "my runs/1", "--data-dir", "data", "--publish", "bundles", "--version", "2"]
+    outcome = run("train", "smoke", "--set", "seed=2", *given)
+    assert outcome.code == 130
+    assert outcome.out == ("go on with: vae train 'my runs/1' --resume --data-dir data --publish bundles --version 2\n")
+    assert run("train", "smoke").out == "go on with: vae train runs/smoke --resume\n"
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    ("arguments", "where", "words"),
+    [
+        (["train", "smoke"], "training.launch.train", "interrupted"),
+        (["evaluate", "runs/smoke"], "training.evaluate.evaluate_run", "interrupted: nothing was written"),
+        (["export", "runs/smoke", "-o", "b"], "training.export.export", "interrupted: nothing was exported"),
+        (["figures", "runs/smoke"], "training.figures.draw_run", "interrupted"),
+    ],
+)
+def test_a_signal_is_answered_in_one_line(
+    how: str, arguments: list[str], where: str, words: str, run: Vae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it comes: while data are read, while a model is measured, as process 1 of a container."""
+
+    def told(*arguments: object, **options: object) -> None:
+        if how == "ctrl-c":
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(where, told)
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", f"vae: {words}\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("imported", ["numpy", "onnxruntime", "torch"])
+def test_ctrl_c_while_libraries_are_imported_is_no_traceback(imported: str) -> None:
+    code = f"""
+import sys
+
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == {imported!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Impatient())
+sys.argv = ["vae", "train", "smoke", "--dry-run"]
+import vae
+vae.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr == ("vae: interrupted\n" if imported == "torch" else "")
+
+
+def test_a_run_folder_is_a_configuration(run: Vae) -> None:
+    assert run("train", "smoke", *ONE_EPOCH, "--set", "seed=7", "--run", "runs/mine").code == 0
+    for config in ("runs/mine", "runs/mine/config.json"):
+        again = run("train", config, "--resume")
+        assert again.code == 0, again.err
+        assert "runs/mine: complete already, after step 24" in again.out
+    changed = run("train", "runs/mine", "--resume", "--set", "seed=8")
+    assert changed.code == 2
+    assert "other settings in seed" in changed.err
+    assert "a run is there already" in run("train", "runs/mine").err
+    document = json.loads(run("train", "runs/mine", "--set", "name=other", "--dry-run").out)
+    assert (document["seed"], document["optimization"]["epochs"]) == (7, 1)
+    assert [path.name for path in Path("runs").iterdir()] == ["mine"]
+
+
+def test_after_training_it_says_what_comes_next(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    said = run("train", "smoke", *ONE_EPOCH, "--run", "~/r", "--data-dir", "~/d").out.splitlines()
+    assert said[-2:] == [
+        f"measure it: vae evaluate {Path.cwd()}/r --data-dir {Path.cwd()}/d",
+        f"export it:  vae export {Path.cwd()}/r -o bundles/smoke --data-dir {Path.cwd()}/d",
+    ]
 
 
 def test_what_could_not_be_published_is_not_trained(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +401,7 @@ def test_what_could_not_be_published_is_not_trained(run: Vae, monkeypatch: pytes
     def unexpected(*arguments: object, **options: object) -> bool:
         raise AssertionError("trained")
 
-    monkeypatch.setattr("training.train.train", unexpected)
+    monkeypatch.setattr("training.launch.train", unexpected)
     Path("file").write_text("")
     Path("link").mkdir()
     Path("link/smoke").symlink_to("elsewhere")

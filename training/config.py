@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.bundle.files import expand_home
 from model.bundle.manifest import ImageSpec, Name
 from model.vae import Architecture
 from training.errors import ConfigError
@@ -22,13 +23,8 @@ from training.problems import in_words
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-def expand_home(path: Path) -> Path:
-    """``~`` as the shell has it, which sees neither TOML nor what comes after ``=``; unknown users stay as they are."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
-
+CONFIG_FILE = "config.json"
+"""In a run folder: the whole of its configuration."""
 
 HomePath = Annotated[Path, AfterValidator(expand_home)]
 

@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel, ValidationError
 
-from model.bundle.files import write_text_atomically
-from training.config import EvaluationConfig, RunConfig
+from model.bundle.files import expand_home, write_text_atomically
+from training.config import CONFIG_FILE, EvaluationConfig, RunConfig
 from training.errors import CheckpointError, ConfigError
 
 if sys.platform != "win32":
@@ -81,8 +81,9 @@ class RunFolder:
     """Paths of a run, and its JSON files."""
 
     def __init__(self, folder: Path) -> None:
+        folder = expand_home(folder)
         self.folder = folder
-        self.config_file = folder / "config.json"
+        self.config_file = folder / CONFIG_FILE
         self.provenance_file = folder / "run.json"
         self.log_file = folder / "metrics.jsonl"
         self.last = folder / "last.safetensors"

@@ -18,6 +18,7 @@ from training.interruption import Interruption
 from training.loop import Loop, Observer, Plan, build_trainee
 from training.observers import ConsoleObserver, DataProgress, LogObserver, TensorBoardObserver
 from training.run import MetricsLog, RunFolder, provenance_of
+from training.words import count, say
 
 
 def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: bool, console: Console) -> bool:
@@ -69,31 +70,35 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
                 run.record_resumption(provenance, trainee.progress.step)
         else:
             run.start(config, provenance)
+        if trainee.progress.finished:
+            say(console, f"{folder}: complete already, after step {trainee.progress.step:,}")
+            return True
         start = trainee.progress.step
         parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
         resumed = f", resumed at step {start:,}" if start else ""
-        console.print(
+        say(
+            console,
             f"{config.name}: {len(training):,} training and {len(validation):,} validation images of {training.name}, "
             f"{parameters:,} parameters, {plan.total_steps:,} steps on {provenance.device} "
             f"({provenance.threads} threads, {provenance.precision}){resumed}",
-            highlight=False,
-            soft_wrap=True,
         )
         for remark in _remarks(config, found, tests):
-            console.print(remark, highlight=False, soft_wrap=True)
+            say(console, remark)
         log = MetricsLog(run.log_file, resume_at=start if resuming else None)
         stack.callback(log.close)
         bar = stack.enter_context(ConsoleObserver(plan, console, start=start))
         observers: list[Observer] = [LogObserver(log), bar]
         if config.schedule.tensorboard:
-            board = TensorBoardObserver(folder / "tensorboard", start=start)
+            board = TensorBoardObserver(run.folder / "tensorboard", start=start)
             stack.callback(board.close)
             observers.append(board)
         interruption = stack.enter_context(Interruption())
         feeds = Feed(training, device), Feed(validation, device)
         Loop(config, run, trainee, feeds, autocast=precision == torch.bfloat16, observers=observers).train(interruption)
     if not trainee.progress.finished:
-        console.print(f"interrupted after step {trainee.progress.step:,}; go on with --resume", highlight=False)
+        step = trainee.progress.step
+        where = f"after step {step:,}; a checkpoint is written" if step else "before the first step"
+        say(console, f"interrupted {where}")
     return trainee.progress.finished
 
 
@@ -112,12 +117,9 @@ def _remarks(config: RunConfig, found: Survey, tests: int | None) -> list[str]:
     remarks = []
     if found.ignored:
         formats = ", ".join(sorted(SUFFIXES))
-        not_looked_at = (
-            "1 file of the data is not looked at: its name does"
-            if found.ignored == 1
-            else f"{found.ignored:,} files of the data are not looked at: their names do"
-        )
-        remarks.append(f"{not_looked_at} not end in {formats}")
+        files = count(found.ignored, "file of the data is", "files of the data are")
+        names = "its name does" if found.ignored == 1 else "their names do"
+        remarks.append(f"{files} not looked at: {names} not end in {formats}")
     if tests == 1:
         remarks.append("there is one test image, and measuring takes two or more: this model could not be evaluated")
     if config.model.likelihood.family == "bernoulli" and config.data.binarization == "none":

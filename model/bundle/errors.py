@@ -9,6 +9,7 @@
       PictureCorrupt           truncated or corrupt
       PictureMismatch          would have to be resized or change its channels, and that was refused
     OfflineError               a file of latents cannot be read, or an output cannot be written
+      OutputError              nothing could be written there, known before any work
 
 The text of a `PictureError` is a sentence that a client may read: no path, no input, no library's own words.
 """
@@ -51,3 +52,7 @@ class PictureMismatch(PictureError):
 
 class OfflineError(ValueError):
     """A file of latents cannot be read, or an output cannot be written. The text is one line."""
+
+
+class OutputError(OfflineError):
+    """Nothing could be written there: another name has to be given."""

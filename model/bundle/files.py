@@ -7,6 +7,17 @@ import secrets
 from pathlib import Path
 
 
+def expand_home(path: Path) -> Path:
+    """`~` at the beginning is the home folder, of the user that it names or of this one; as it is where there is none.
+
+    A shell does this for what it sees as a path of its own: not in a file, nor after `=`.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Write a file that after a crash holds either what it held before or all of `data`.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.drawing import animate, encode_picture, tile
-from model.bundle.errors import OfflineError, PictureError
+from model.bundle.errors import OfflineError, OutputError, PictureError
 from model.bundle.files import sync, write_bytes_atomically
 from model.bundle.folders import SUFFIXES, iterate_pictures, picture_names
 from model.bundle.pixels import fit_picture, from_network, read_picture, to_network, to_uint8
@@ -110,11 +110,11 @@ def encode_pictures(
 
 
 def check_encoding(path: Path) -> None:
-    """Refuse a file that `save_encoding` could not write, before any work is done. Raises OfflineError."""
+    """Refuse a file that `save_encoding` could not write, before any work is done. Raises OutputError."""
     if path.suffix.lower() != ".npz":
-        raise OfflineError(f"{path}: write to an .npz file")
+        raise OutputError(f"{path}: write to an .npz file")
     if not path.parent.is_dir():
-        raise OfflineError(f"{path.parent}: there is no such folder")
+        raise OutputError(f"{path.parent}: there is no such folder")
 
 
 def save_encoding(path: Path, encoding: Encoding) -> None:
@@ -155,18 +155,18 @@ def load_latents(path: Path, dim: int) -> Floats:
 
 
 def check_output(output: Path, count: int) -> None:
-    """Refuse an output that could not be written, before any work is done. Raises OfflineError."""
+    """Refuse an output that could not be written, before any work is done. Raises OutputError."""
     suffix = output.suffix.lower()
     if not suffix:
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise OfflineError(f"{output}: exists already, and is not an empty folder")
+            raise OutputError(f"{output}: exists already, and is not an empty folder")
         return
     if suffix not in (".png", ".npy", *_ANIMATIONS):
-        raise OfflineError(f"{output}: write to {OUTPUTS}")
+        raise OutputError(f"{output}: write to {OUTPUTS}")
     if not output.parent.is_dir():
-        raise OfflineError(f"{output.parent}: there is no such folder")
+        raise OutputError(f"{output.parent}: there is no such folder")
     if suffix != ".npy" and count > MAX_TOGETHER:
-        raise OfflineError(f"{output}: holds at most {MAX_TOGETHER} pictures, and these are {count}; name a folder")
+        raise OutputError(f"{output}: holds at most {MAX_TOGETHER} pictures, and these are {count}; name a folder")
 
 
 def decode_to(

@@ -126,7 +126,7 @@ def test_interrupted(
         signal_after(patch, step, number)
         run, complete, printed = run_digits(tmp_path / "run")
     assert not complete
-    assert f"interrupted after step {step}; go on with --resume" in printed
+    assert f"interrupted after step {step}; a checkpoint is written" in printed
     assert restored(run.last).progress.step == step
     run, complete, printed = run_digits(tmp_path / "run", resume=True)
     assert complete

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bundle.files import expand_home
 from model.bundle.manifest import ImageSpec
 from training.data.arrays import array_pools
 from training.data.arrays import listing as array_listing
@@ -177,6 +178,7 @@ def survey(config: "DataConfig", image: ImageSpec, *, data_dir: Path | None = No
 
 
 def _open(config: "DataConfig", image: ImageSpec, data_dir: Path | None, progress: Progress | None) -> Source:
+    data_dir = data_dir and expand_home(data_dir)
     if data_dir is not None and data_dir.exists() and not data_dir.is_dir():
         raise DataError(f"{data_dir}: not a folder; name one with --data-dir")
     # A data folder is often a read-only share; the cache then lies in the default one. One that is not there is made.
