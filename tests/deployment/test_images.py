@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from app.settings import PREFIX, Settings
+from tests.support.docker import compose_command, run
 from tests.support.programs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,15 +156,8 @@ def test_the_gpu_is_reserved_and_takes_the_servers_name() -> None:
 
 
 def test_compose_understands_the_file() -> None:
-    done = subprocess.run(
-        [needs("docker-compose"), "config", "--quiet"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    needs("docker")
+    run(*compose_command(), "config", "--quiet", timeout=60)
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
