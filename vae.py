@@ -3,16 +3,27 @@
 `training` is imported inside the commands that train, so that a server needs no torch.
 """
 
-import secrets
+import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn
 
-try:  # Half a second or more, in which Ctrl-C would be answered with a traceback.
+
+@contextmanager
+def _quick_exit() -> Iterator[None]:
+    """Around imports: what Ctrl-C would raise is a traceback, or an ImportError to libraries in C that are begun."""
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+with _quick_exit():
+    import secrets
+    import sys
+    from importlib import metadata
+    from pathlib import Path
+    from typing import Annotated, Literal, NoReturn
+
     import numpy as np
     import typer
     from numpy.typing import NDArray
@@ -28,12 +39,9 @@ try:  # Half a second or more, in which Ctrl-C would be answered with a tracebac
     from model.bundle.manifest import MANIFEST
     from model.bundle.runtime import Bundle, RuntimeOptions
     from model.bundle.store import open_bundle
-except KeyboardInterrupt:
-    sys.exit(130)
 
 TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
-WRONG_USAGE = 2
-INTERRUPTED = 130
+WRONG_USAGE, INTERRUPTED = 2, 130
 
 cli = typer.Typer(
     help="Train a variational autoencoder on your own images, measure it, and serve it.",
@@ -49,12 +57,8 @@ Model = Annotated[Path, typer.Option(help="Bundle folder.", show_default="the bu
 Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Holds MNIST and caches; for your pictures see data.path.", show_default="./data")
-]
-Samples = Annotated[
-    int | None, typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the run's")
-]
+DataDir = Annotated[Path | None, typer.Option(help="For MNIST and caches; not your pictures.", show_default="./data")]
+Samples = Annotated[int | None, typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.")]
 
 
 def main() -> None:
@@ -123,6 +127,8 @@ def _training(interrupted: str = "interrupted") -> Iterator[Console]:
     except ModuleNotFoundError:
         _fail("this installation only serves; training needs the whole of latentserve", WRONG_USAGE)
     try:
+        with _quick_exit():
+            import torch  # noqa: F401 (every command here needs it)
         yield Console()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
@@ -142,8 +148,7 @@ def _training(interrupted: str = "interrupted") -> Iterator[Console]:
 def train(
     config: Annotated[str, typer.Argument(help="TOML file, run folder, or one of folder, mnist, mnist-mlp, smoke.")],
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
     data_dir: DataDir = None,
@@ -304,11 +309,6 @@ def interpolate_pictures(
     ends = offline.encode_pictures(bundle, ((str(point), point.read_bytes()) for point in points))
     frames = interpolate(ends.mean, steps, path)
     _decode(bundle, frames, output, columns=len(frames), milliseconds=milliseconds)
-
-
-@bundles.callback()
-def _bundles() -> None:
-    pass
 
 
 @bundles.command()

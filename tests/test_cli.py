@@ -271,7 +271,7 @@ def test_the_help_names_every_ready_made_configuration(run: Vae, monkeypatch: py
     assert tuple(configs.names()) == READY_MADE
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setenv("TERMINAL_WIDTH", "1000")
-    assert f"or one of {', '.join(READY_MADE)}." in run("train", "--help").out
+    assert f"or one of {', '.join(READY_MADE)}." in " ".join(run("train", "--help").out.split())
 
 
 @pytest.mark.parametrize("name", READY_MADE)
@@ -353,12 +353,12 @@ def test_a_signal_is_answered_in_one_line(
 @pytest.mark.parametrize("imported", ["numpy", "onnxruntime", "torch"])
 def test_ctrl_c_while_libraries_are_imported_is_no_traceback(imported: str) -> None:
     code = f"""
-import sys
+import os, signal, sys
 
 class Impatient:
     def find_spec(self, name, path=None, target=None):
         if name == {imported!r}:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Impatient())
 sys.argv = ["vae", "train", "smoke", "--dry-run"]
@@ -366,9 +366,7 @@ import vae
 vae.main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 130
-    assert done.stdout == ""
-    assert done.stderr == ("vae: interrupted\n" if imported == "torch" else "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_run_folder_is_a_configuration(run: Vae) -> None:
