@@ -43,6 +43,8 @@ def curl(line: str, address: str, folder: Path) -> httpx.Response:
             headers[name] = value
         elif word == "--data-binary":
             content = (folder / next(words).removeprefix("@")).read_bytes()
+        elif word == "-d":
+            content = next(words).encode()
         elif word == "-F":
             field, _, file = next(words).partition("=@")
             files.append((field, (file, (folder / file).read_bytes(), "image/png")))
