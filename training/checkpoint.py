@@ -102,11 +102,22 @@ def load_average(path: Path, model: VAE) -> int:
     return int(document["progress"]["step"])
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def progress_of(path: Path) -> Progress:
+    """Where a run stood when it wrote a checkpoint, from its header alone.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    _, document = _read(path, header_only=True)
+    return Progress(**document["progress"])
+
+
+def _read(path: Path, *, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = () if header_only else file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no checkpoint") from error
     except (OSError, SafetensorError) as error:

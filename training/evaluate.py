@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
@@ -17,7 +18,6 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from model.bundle.files import write_text_atomically
 from model.bundle.manifest import EffectiveSampleSize, Estimate, Metrics, Protocol
 from model.vae import VAE
-from training.checkpoint import load_average
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.data.splits import choose
@@ -31,6 +31,8 @@ from training.objective import binarize
 from training.observers import EvaluationProgress
 from training.parallel import map_side_by_side
 from training.run import RunFolder, git_commit, library_versions
+from training.trained import load_best_into
+from training.words import count, say
 
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
 # exceeds this.
@@ -47,6 +49,8 @@ def evaluate_run(
 ) -> Metrics:
     """Evaluate the best weights of a run on the test split, print a table, write metrics.json.
 
+    A metrics.json of more images or more importance samples of these weights stays.
+
     Args:
         importance_samples: k, instead of the configuration's.
         images: so many test images, drawn by the seed, instead of the configuration's number.
@@ -58,7 +62,7 @@ def evaluate_run(
     device = choose_device(config.device)
     prepare(device, config.threads)
     model = VAE(config.model, config.image.shape)
-    step = load_average(run.best, model)
+    step = load_best_into(run, model)
     model.to(device).eval().requires_grad_(False)
     # Convolutions on few channels are faster with the channels last.
     convert_conv2d_weight_memory_format(model, torch.channels_last)
@@ -68,14 +72,34 @@ def evaluate_run(
     test = _part(test, config)
     with EvaluationProgress(f"L_{config.evaluation.importance_samples} of {test.name}", len(test), console) as progress:
         metrics = measure(model, test, config, device, step=step, advance=progress)
-    write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
+    kept = _weightier(run, metrics.protocol)
+    if kept is None:
+        write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
     console.print(summary(metrics))
+    if kept is not None:
+        say(
+            console,
+            f"Not written: {run.metrics_file} keeps what was measured on {count(kept.images, 'image')} with "
+            f"{count(kept.importance_samples or 0, 'importance sample')} each.",
+        )
     if metrics.negative_log_likelihood is None:
         console.print(
             "Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.",
             highlight=False,
         )
     return metrics
+
+
+def _weightier(run: RunFolder, protocol: Protocol) -> Protocol | None:
+    """The protocol of metrics.json where it is of the same weights and says more than this one: a quick look at a few
+    images must not cost the hours of a measurement."""
+    try:
+        stored = Metrics.model_validate_json(run.metrics_file.read_bytes()).protocol
+    except (FileNotFoundError, ValidationError):  # nothing, or nothing that could be used
+        return None
+    size, samples = protocol.images, protocol.importance_samples or 0
+    more = stored.images > size or (stored.importance_samples or 0) > samples
+    return stored if more and stored.step == protocol.step else None
 
 
 def measure(

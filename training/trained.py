@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from model.bundle.runtime import Posterior
 from model.vae import VAE
-from training.checkpoint import load_average
+from training.checkpoint import load_average, progress_of
+from training.errors import CheckpointError
 from training.run import RunFolder
 
 Floats = NDArray[np.float32]
@@ -33,6 +34,19 @@ class TorchModel:
         return images
 
 
+def load_best_into(run: RunFolder, vae: VAE) -> int:
+    """Load the averaged weights with the lowest validation -ELBO of a run; the step they are from.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint of them, or no validation yet that could have chosen any.
+    """
+    if not run.best.exists() and not (run.last.exists() and progress_of(run.last).finished):
+        raise CheckpointError(
+            f"{run.folder}: not validated yet, so no weights are the best: resume it first (vae train --resume)"
+        )
+    return load_average(run.best, vae)
+
+
 def load_best(run: RunFolder) -> tuple[TorchModel, int]:
     """The averaged weights with the lowest validation -ELBO of a run, and the step they are from.
 
@@ -41,5 +55,5 @@ def load_best(run: RunFolder) -> tuple[TorchModel, int]:
     """
     config = run.config()
     vae = VAE(config.model, config.image.shape)
-    step = load_average(run.best, vae)
+    step = load_best_into(run, vae)
     return TorchModel(vae.float().eval().requires_grad_(False)), step

@@ -52,6 +52,12 @@ def evaluation(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) ->
     return run, metrics, printed
 
 
+def with_step(metrics: Metrics, step: int | None) -> str:
+    """metrics.json of the weights of another step."""
+    protocol = metrics.protocol.model_copy(update={"step": step})
+    return metrics.model_copy(update={"protocol": protocol}).model_dump_json()
+
+
 class TestTrainedRun:
     def test_the_file_is_what_was_returned(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
         run, metrics, _ = evaluation
@@ -118,6 +124,35 @@ class TestTrainedRun:
         with pytest.raises(ConfigError, match=r"evaluation\.importance_samples"):
             evaluated(run, importance_samples=5001)
 
+    @pytest.mark.parametrize(
+        "less", [{"images": 7}, {"importance_samples": 3}, {"images": 200, "importance_samples": 3}]
+    )
+    def test_a_quick_look_does_not_cost_the_measurement(
+        self, less: dict[str, int], evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run = copy_of(evaluation[0], tmp_path)
+        before = evaluation[0].metrics_file.read_bytes()
+        run.metrics_file.write_bytes(before)
+        metrics, printed = evaluated(run, **less)
+        assert metrics.protocol.images == less.get("images", 100)
+        assert f"Not written: {run.metrics_file} keeps what was measured on 100 images with 20 importance" in printed
+        assert run.metrics_file.read_bytes() == before
+
+    def test_more_of_it_or_of_other_weights_is_written(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, metrics, _ = evaluation
+        run = copy_of(run, tmp_path)
+        run.metrics_file.write_text(metrics.model_dump_json(), encoding="utf-8")
+        more, printed = evaluated(run, images=101)
+        assert "Not written" not in printed
+        assert Metrics.model_validate_json(run.metrics_file.read_bytes()) == more
+        for text in ("{}", with_step(metrics, 1), with_step(metrics, None)):
+            run.metrics_file.write_text(text, encoding="utf-8")
+            less, printed = evaluated(run, images=7)
+            assert "Not written" not in printed
+            assert Metrics.model_validate_json(run.metrics_file.read_bytes()) == less
+
     def test_a_single_image_has_no_interval_and_is_not_measured(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -179,11 +214,20 @@ class TestTrainedRun:
         assert any(not torch.equal(tensor, latest[name]) for name, tensor in measured.items())
 
     def test_without_a_best_step_nothing_is_measured(
-        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+        self, evaluation: tuple[RunFolder, Metrics, str], finished: RunFolder, tmp_path: Path
     ) -> None:
         run = copy_of(evaluation[0], tmp_path)
         run.best.unlink()
+        run.last.write_bytes(finished.last.read_bytes())
         with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no checkpoint"):
+            evaluated(run)
+        last = restored(run.last)
+        last.progress.finished = False
+        save_checkpoint(run.last, last)
+        with pytest.raises(CheckpointError, match=r"not validated yet, .*: resume it first"):
+            evaluated(run)
+        run.last.unlink()
+        with pytest.raises(CheckpointError, match=r"not validated yet"):
             evaluated(run)
 
 
