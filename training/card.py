@@ -14,6 +14,7 @@ from training.config import RunConfig
 from training.loop import Plan
 from training.optimization import warmup
 from training.run import Provenance
+from training.words import count
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Facts:
         parameters: how many numbers the encoder and the decoder have learned.
         step: the update after which the weights were kept.
         exported_from: the commit that exported, which need not be the one that trained.
+        stopped: the step at which training stood when it was not finished.
     """
 
     config: RunConfig
@@ -34,6 +36,7 @@ class Facts:
     parameters: dict[str, int]
     step: int
     exported_from: str | None
+    stopped: int | None = None
 
 
 def model_card(facts: Facts) -> str:
@@ -89,20 +92,23 @@ def _architecture(facts: Facts) -> str:
 
 def _training(facts: Facts) -> str:
     o = facts.config.optimization
-    steps = warmup(o, Plan.of(facts.config, facts.training_images).total_steps)
-    extras = [f"warm-up over {steps:,} steps"] if steps else []
+    total = Plan.of(facts.config, facts.training_images).total_steps
+    steps = warmup(o, total)
+    extras = [f"warm-up over {count(steps, 'step')}"] if steps else []
     extras += [f"weight decay {o.weight_decay:g}"] if o.weight_decay else []
     extras += [f"gradients clipped at norm {o.gradient_clip:g}"] if o.gradient_clip else []
-    extras += [f"ending after {o.early_stopping} validations without improvement"] if o.early_stopping else []
+    patience = o.early_stopping and count(o.early_stopping, "validation")
+    extras += [f"ending after {patience} without improvement"] if patience else []
     average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
     return (
         "## Training\n\n"
         "Minimizes -ELBO = distortion + rate, with one latent an image: distortion is -log p(x|z) summed over pixels "
         "and channels, rate is KL(q(z|x) || p(z)) in closed form summed over latent dimensions, both in nats and "
         "averaged over images only; neither is weighted.\n\n"
-        f"AdamW, {o.epochs:,} epochs at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} falling "
-        f"on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
+        f"AdamW, {count(o.epochs, 'epoch')} at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} "
+        f"falling on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
         f"{average} with the lowest validation -ELBO, of step {facts.step:,}, is what this bundle holds."
+        + (f" Training was not finished: it stood at step {facts.stopped:,} of {total:,}." if facts.stopped else "")
     )
 
 
@@ -177,17 +183,16 @@ def _remarks(facts: Facts, metrics: Metrics) -> list[str]:
 def _use_and_limits(facts: Facts) -> str:
     dim = facts.manifest.latent.dim
     limits = [
-        f"It knows {facts.provenance.data['name']} and nothing else. Any picture gets an embedding, also one that is "
-        "unlike all it has seen, and nothing in the embedding says so.",
+        "It knows images like those it was trained on and nothing else. Any picture gets an embedding, also one that "
+        "is unlike all it has seen, and nothing in the embedding says so.",
         "Samples and reconstructions are the likelihood's mean: smooth where the model is unsure, never noisy.",
         f"The latent dimensions have no given meaning, and not all {dim} need to carry information.",
         "Biases of the data are biases of the model.",
     ]
     return (
         "## Intended use and limits\n\n"
-        f"Embeddings, reconstructions, samples and interpolations of images like those of "
-        f"{facts.provenance.data['name']}; teaching and research. No decision about a person should rest on it.\n\n"
-        + "\n".join(f"- {limit}" for limit in limits)
+        "Embeddings, reconstructions, samples and interpolations of images like those it was trained on; teaching and "
+        "research. No decision about a person should rest on it.\n\n" + "\n".join(f"- {limit}" for limit in limits)
     )
 
 
@@ -209,7 +214,7 @@ def _how_to(facts: Facts) -> str:
 def _provenance(facts: Facts) -> str:
     run = facts.provenance
     metrics = facts.manifest.metrics
-    threads = f"{run.threads} thread" + ("" if run.threads == 1 else "s")
+    threads = count(run.threads, "thread")
     rows = [
         ("trained from commit", ", then ".join(commit or "not known" for commit in run.commits)),
         ("exported from commit", facts.exported_from or "not known"),

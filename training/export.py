@@ -39,6 +39,7 @@ from model.bundle.store import open_bundle, publish, staging_folder, write_manif
 from model.likelihoods import Gaussian
 from model.vae import VAE
 from training.card import Facts, model_card
+from training.checkpoint import progress_of
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.errors import ExportError
@@ -47,6 +48,7 @@ from training.images import training_images
 from training.run import RunFolder, git_commit
 from training.showcase import showcase
 from training.trained import TorchModel, load_best
+from training.words import say
 
 # Largest deviation from PyTorch: of mean and log_variance relative to max(1, |value|), of pixels in [0, 1] absolute.
 # Sums in another order differ in the sixth digit; a wrong graph in the first. The runtime's own golden test is ten
@@ -94,9 +96,11 @@ def export(
     model, step = load_best(run)
     training, validation = training_images(run, data_dir=data_dir, console=console)
     manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)
-    facts = Facts(
-        config, manifest, provenance, len(training), len(validation), _parameters(model.vae), step, git_commit()
-    )
+    stopped = _stopped(run)
+    if stopped is not None:
+        say(console, f"{run.folder}: training is not finished: these are the best weights up to step {stopped:,}")
+    counts = len(training), len(validation)
+    facts = Facts(config, manifest, provenance, *counts, _parameters(model.vae), step, git_commit(), stopped)
     golden = validation.subset(showcase(validation, _golden_count(config)))
     try:
         with staging_folder(destination) as staging:
@@ -199,6 +203,14 @@ def _metrics(run: RunFolder, step: int) -> Metrics | None:
             f"those of step {step:,}; evaluate again"
         )
     return metrics
+
+
+def _stopped(run: RunFolder) -> int | None:
+    """The step at which training stands that is not finished; None where it is, or where no checkpoint tells."""
+    if not run.last.exists():
+        return None
+    progress = progress_of(run.last)
+    return None if progress.finished else progress.step
 
 
 def _golden_count(config: RunConfig) -> int:

@@ -168,6 +168,28 @@ def test_it_says_what_the_model_is_and_where_it_comes_from() -> None:
         assert fact in card, fact
 
 
+def test_one_is_not_called_several() -> None:
+    facts = _facts(likelihood={"family": "bernoulli"})
+    one = facts.config.optimization.model_copy(update={"epochs": 1, "early_stopping": 1, "warmup_steps": 1})
+    card = model_card(replace(facts, config=facts.config.model_copy(update={"optimization": one})))
+    assert "1 epoch at most" in card
+    assert "warm-up over 1 step," in card
+    assert "ending after 1 validation without" in card
+
+
+def test_the_name_of_a_folder_is_not_taken_for_what_is_in_it() -> None:
+    card = model_card(_facts(likelihood={"family": "bernoulli"}))
+    assert "images like those it was trained on; teaching" in card
+    assert "images like those it was trained on and nothing else" in card
+    assert card.count("waves") == 2  # the title, and the data
+
+
+def test_training_that_is_not_finished_is_said() -> None:
+    facts = _facts(likelihood={"family": "bernoulli"})
+    assert "not finished" not in model_card(facts)
+    assert "it stood at step 800 of 924." in model_card(replace(facts, stopped=800))
+
+
 def test_every_commit_that_trained_is_named_once() -> None:
     facts = _facts(likelihood={"family": "bernoulli"})
     again = tuple(Resumption(started="2030-01-02", git_commit=commit, step=1) for commit in (COMMIT, "b" * 40))

@@ -23,10 +23,12 @@ from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle
 from tests.support.runs import BERNOULLI, CONV, GAUSSIAN, MLP, pictures, write_run
+from training.checkpoint import save_checkpoint
 from training.data.load import load_test, load_training
 from training.errors import CheckpointError, ConfigError, DataError, ExportError
 from training.export import BATCH_SIZES, check_parity, export
 from training.graphs import OPSET, decoder_graph, encoder_graph
+from training.loop import build_trainee
 from training.run import RunFolder
 from training.trained import load_best
 
@@ -340,9 +342,24 @@ def test_without_a_run_or_a_checkpoint_there_is_no_bundle(simple: Exported, quic
         _again(replace(simple, run=RunFolder(tmp_path / "nowhere")), quick)
     copy = RunFolder(shutil.copytree(simple.run.folder, tmp_path / "copy"))
     copy.best.unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not validated yet"):
         _again(replace(simple, run=copy), quick)
     _leaves_nothing(quick)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_is_not_finished_is_exported_as_such(
+    finished: bool, simple: Exported, quick: Path, tmp_path: Path
+) -> None:
+    copy = RunFolder(shutil.copytree(simple.run.folder, tmp_path / "copy"))
+    trainee = build_trainee(copy.config(), torch.device("cpu"))
+    trainee.progress.step, trainee.progress.finished = 3, finished
+    save_checkpoint(copy.last, trainee)
+    printed = io.StringIO()
+    export(copy, quick, version="1", data_dir=None, console=Console(file=printed))
+    said = f"{copy.folder}: training is not finished: these are the best weights up to step 3"
+    assert (said in printed.getvalue()) is not finished
+    assert ("Training was not finished: it stood at step 3 of " in open_bundle(quick).card()) is not finished
 
 
 def test_other_data_than_the_run_was_trained_on_are_refused(simple: Exported, quick: Path, tmp_path: Path) -> None:
