@@ -103,7 +103,7 @@ class ScheduleConfig(Section):
     checkpoint_every: int = Field(
         500, gt=0, description="steps between checkpoints; one is also written at every validation"
     )
-    log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl")
+    log_every: int = Field(50, gt=0, description="steps between lines of metrics.jsonl; at most an epoch")
     tensorboard: bool = Field(False, description="also write TensorBoard events (needs the extra `tensorboard`)")
 
 

@@ -102,11 +102,13 @@ class Loop:
             NonFiniteLoss: the loss or its gradient became NaN or infinite; the last good checkpoint stays.
         """
         progress, schedule = self.trainee.progress, self.config.schedule
+        # A short run has a curve too.
+        log_every = min(schedule.log_every, self.plan.steps_per_epoch)
         order = self._order(progress.step)
         stopping = interruption.requested
         while not progress.finished and not stopping:
             self._step(order)
-            if progress.step % schedule.log_every == 0:
+            if progress.step % log_every == 0:
                 self._log()
             validated = False
             if progress.step % self.plan.steps_per_epoch == 0:

@@ -1,5 +1,6 @@
 """Who watches: the metrics log, progress bars with rate, -ELBO and ETA, and TensorBoard."""
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,9 @@ from rich.progress import (
 from training.errors import ConfigError
 from training.loop import Plan, Values
 from training.run import MetricsLog
+from training.words import say
+
+_SILENCE_SECONDS = 30
 
 
 class _Bar:
@@ -33,6 +37,24 @@ class _Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class _Pulse:
+    """When a log, which has no bar, should hear again of something slow."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last beat is long ago; if so, this is one."""
+        if time.monotonic() - self._last < _SILENCE_SECONDS:
+            return False
+        self.beat()
+        return True
+
+    def beat(self) -> None:
+        """Something was said."""
+        self._last = time.monotonic()
 
 
 class LogObserver:
@@ -51,7 +73,7 @@ class LogObserver:
 
 
 class ConsoleObserver(_Bar):
-    """A progress bar on a terminal; a line a validation anywhere."""
+    """A progress bar on a terminal; a line a validation anywhere, and in a log one each half a minute between them."""
 
     def __init__(self, plan: Plan, console: Console, *, start: int) -> None:
         self._plan = plan
@@ -73,23 +95,26 @@ class ConsoleObserver(_Bar):
             "steps", total=plan.total_steps, completed=start, epoch=self._epoch(start), status=""
         )
         self._speed: float | None = None
+        self._pulse = _Pulse()
 
     def trained(self, step: int, values: Values) -> None:
         """Move the bar."""
         self._speed = values["images_per_second"]
         status = f"-ELBO {values['negative_elbo']:.2f}  {values['images_per_second']:.0f} images/s"
         self._bar.update(self._task, completed=step, epoch=self._epoch(step), status=status)
+        if not self._console.is_terminal and self._pulse.due():
+            say(self._console, f"epoch {self._epoch(step)}  step {step}/{self._plan.total_steps}  {status}")
 
     def validated(self, step: int, values: Values) -> None:
         """One line that stays; its speed is that of the last log line, where there was one."""
         self._bar.update(self._task, completed=step, epoch=self._epoch(step))
         speed = "" if self._speed is None else f"  ({self._speed:.0f} images/s)"
-        self._console.print(
+        self._pulse.beat()
+        say(
+            self._console,
             f"epoch {step // self._plan.steps_per_epoch}  step {step}/{self._plan.total_steps}  validation -ELBO "
             f"{values['negative_elbo']:.2f} nats = distortion {values['distortion']:.2f} + rate {values['rate']:.2f}"
             + speed,
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _epoch(self, step: int) -> int:
@@ -97,9 +122,11 @@ class ConsoleObserver(_Bar):
 
 
 class DataProgress(_Bar):
-    """A bar for each slow thing that loading data does; called as ``progress(what, done, total)``."""
+    """A bar for each slow thing that loading data does, in a log a line each half a minute; called as
+    ``progress(what, done, total)``."""
 
     def __init__(self, console: Console) -> None:
+        self._console, self._pulse = console, _Pulse()
         self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
 
@@ -108,6 +135,8 @@ class DataProgress(_Bar):
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what)
         self._bar.update(self._tasks[what], completed=done, total=total or None)
+        if not self._console.is_terminal and self._pulse.due():
+            say(self._console, f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
 
 
 class EvaluationProgress(_Bar):

@@ -289,6 +289,19 @@ def test_curves_have_the_three_quantities_with_units_and_both_splits() -> None:
     assert figure.axes[2].get_ylim()[1] > 190
 
 
+@pytest.mark.parametrize("lines", [1, 2])
+def test_what_has_no_curve_has_no_entry(lines: int) -> None:
+    log: list[dict[str, Any]] = [
+        {"step": step, "split": "validation", "negative_elbo": 3.0, "distortion": 2.0, "rate": 1.0}
+        for step in range(lines)
+    ]
+    (axes, *_) = training_curves(log).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["validation"]
+    assert axes.lines[0].get_marker() == "o"
+
+
 @pytest.mark.parametrize("value", [3.0, float("nan")])
 def test_a_log_of_one_line_is_drawn(value: float) -> None:
     line = {"step": 1, "split": "train", "negative_elbo": value, "distortion": value, "rate": value}

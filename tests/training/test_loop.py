@@ -192,6 +192,10 @@ class TestLog:
         run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 4}))
         assert [line["images_per_second"] for line in lines(run, "train")] == pytest.approx([250.0] * 4)
 
+    def test_an_epoch_of_few_steps_is_a_line(self, tmp_path: Path) -> None:
+        run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 50}))
+        assert [line["step"] for line in lines(run, "train")] == [6, 12, 18]
+
     def test_minus_elbo_is_rate_plus_distortion_everywhere(self, finished: RunFolder) -> None:
         log = read_log(finished.log_file)
         assert {line["split"] for line in log} == {"train", "validation"}

@@ -3,6 +3,7 @@
 import importlib
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,40 @@ def test_a_terminal_has_a_bar() -> None:
     assert "1234 images/s" in text
     assert "epoch 3" in text
     assert "epoch 4" not in text  # there are three
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The time, to be set."""
+    now = [0.0]
+    monkeypatch.setattr("training.observers.time.monotonic", lambda: now[0])
+    yield now
+    monkeypatch.undo()
+
+
+def test_a_log_hears_of_long_epochs(clock: list[float]) -> None:
+    printed = io.StringIO()
+    with ConsoleObserver(Plan(600, 1800), Console(file=printed, width=40), start=0) as observer:
+        for step in range(50, 700, 50):
+            clock[0] += 10
+            observer.trained(step, VALUES)
+            if step == 600:
+                observer.validated(step, VALUES)
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == "epoch 1  step 150/1800  -ELBO 30.50  1234 images/s"
+    assert [line.split("step ")[1].split("/")[0] for line in lines] == ["150", "300", "450", "600", "600"]
+
+
+def test_a_log_hears_of_long_loading(clock: list[float]) -> None:
+    printed = io.StringIO()
+    with DataProgress(Console(file=printed, width=40)) as progress:
+        for done in range(1000, 8000, 1000):
+            clock[0] += 10
+            progress("decoding holiday/pictures", done, 7000)
+    assert printed.getvalue().splitlines() == [
+        "decoding holiday/pictures: 3,000 of 7,000",
+        "decoding holiday/pictures: 6,000 of 7,000",
+    ]
 
 
 def test_loading_has_a_bar_for_each_thing() -> None:

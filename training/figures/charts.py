@@ -32,7 +32,10 @@ def training_curves(log: Sequence[dict[str, Any]]) -> Figure:
         settled: list[float] = []
         for split, color, style in (("train", TRAINING, "-"), ("validation", VALIDATION, "o-")):
             lines = [line for line in log if line["split"] == split]
+            if not lines:
+                continue
             steps, values = [line["step"] for line in lines], [line[key] for line in lines]
+            style = "o" if len(lines) == 1 else style  # one point is no line
             name = "training" if split == "train" else split
             axes.plot(steps, values, style, color=color, linewidth=1.2, markersize=3, label=name)
             everything += values
