@@ -169,6 +169,11 @@ class RunFolder:
                 f"(see {self.config_file.name}); resume with the same, or start another with --run"
             )
         before, now = _rounding(self.provenance()), _rounding(provenance)
+        if before.pop("data") != now.pop("data"):
+            raise CheckpointError(
+                f"{self.folder}: images were added, removed or changed since the run began: "
+                "the weights would not be those of an uninterrupted run; start another with --run"
+            )
         for what, value in before.items():
             if value is not None and value != now[what]:  # an earlier version did not write everything down
                 raise CheckpointError(

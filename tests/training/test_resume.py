@@ -233,7 +233,6 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("data", {"name": "digits", "training": "0" * 64, "validation": "1" * 64}),
             ("device", "Another GPU"),
             ("threads", 7),
             ("precision", "float16"),
@@ -244,6 +243,15 @@ class TestRefused:
         document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
         run.provenance_file.write_text(json.dumps(document | {field: value}), encoding="utf-8")
         with pytest.raises(CheckpointError, match=f"{field} was .* would not be those of an uninterrupted run"):
+            run_digits(run.folder, resume=True)
+
+    @pytest.mark.parametrize("split", ["training", "validation"])
+    def test_other_images(self, split: str, tmp_path: Path, finished: RunFolder) -> None:
+        run = copy_of(finished, tmp_path)
+        document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
+        document["data"][split] = "0" * 64
+        run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"images were added, removed or changed since .*--run"):
             run_digits(run.folder, resume=True)
 
     def test_another_pytorch(self, tmp_path: Path, finished: RunFolder) -> None:
@@ -312,8 +320,9 @@ class TestAllowed:
 
     def test_resuming_what_is_finished_changes_nothing(self, tmp_path: Path, finished: RunFolder) -> None:
         run = copy_of(finished, tmp_path)
-        _, complete, _ = run_digits(run.folder, resume=True)
+        _, complete, printed = run_digits(run.folder, resume=True)
         assert complete
+        assert printed == f"{run.folder}: complete already, after step {STEPS}\n"
         assert run.last.read_bytes() == finished.last.read_bytes()
         assert read_log(run.log_file) == read_log(finished.log_file)
 
