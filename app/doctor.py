@@ -24,7 +24,7 @@ from app.shelf import default_name, inference_threads, open_bundles
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.runtime import Bundle
 
-PACKAGES = ("fastapi", "starlette", "uvicorn", "httptools", "uvloop", "pydantic", "onnxruntime", "numpy", "pillow")
+PACKAGES = ("fastapi", "starlette", "uvicorn", "httptools", "uvloop", "pydantic", "numpy", "pillow")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -59,7 +59,9 @@ def findings(settings: Settings) -> Iterator[Finding]:
 def _versions() -> Iterator[Finding]:
     system = f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}"
     yield Finding("ok", "version", f"latentserve {metadata.version('latentserve')} on {system}")
-    yield Finding("ok", "packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    # Not by its package, which has another name with CUDA.
+    packages = [f"onnxruntime {onnxruntime.__version__}", *(f"{name} {_version(name)}" for name in PACKAGES)]
+    yield Finding("ok", "packages", ", ".join(packages))
 
 
 def _version(package: str) -> str:
