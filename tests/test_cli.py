@@ -369,6 +369,19 @@ vae.main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_who_interrupts_publication_is_told_that_the_run_is_complete(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.launch.train", lambda *arguments, **options: True)
+    monkeypatch.setattr("training.launch.publish_run", interrupted)
+    outcome = run("train", "smoke", "--publish", "bundles")
+    assert (outcome.code, outcome.err) == (130, "vae: interrupted\n")
+    assert outcome.out == (
+        "the run is complete, and not published; go on with: vae train runs/smoke --resume --publish bundles\n"
+    )
+
+
 def test_a_run_folder_is_a_configuration(run: Vae) -> None:
     assert run("train", "smoke", *ONE_EPOCH, "--set", "seed=7", "--run", "runs/mine").code == 0
     for config in ("runs/mine", "runs/mine/config.json"):

@@ -21,6 +21,7 @@ from training.interruption import Interruption
 from training.objective import Loss, training_loss, validation_loss
 from training.optimization import build_average, build_optimizer, learning_rate
 from training.run import RunFolder
+from training.words import count
 
 Values = dict[str, float]
 
@@ -52,7 +53,8 @@ class Plan:
         steps = images // config.optimization.batch_size
         if steps == 0:
             raise DataError(
-                f"{images} training images are fewer than a batch of {config.optimization.batch_size}: "
+                f"{count(images, 'training image is', 'training images are')} fewer than a batch of "
+                f"{config.optimization.batch_size}: "
                 "add images, or set optimization.batch_size lower"
             )
         return cls(steps, steps * config.optimization.epochs)

@@ -99,7 +99,8 @@ class RunFolder:
         """
         if self.config_file.exists():
             raise ConfigError(
-                f"{self.folder}: a run is there already; go on with --resume, or name another folder with --run"
+                f"{self.folder}: a run is there already; go on with it (vae train {self.folder} --resume), or name "
+                "another folder with --run"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.provenance_file, provenance.model_dump_json(indent=2) + "\n")
@@ -166,7 +167,8 @@ class RunFolder:
         if differing:
             raise ConfigError(
                 f"{self.folder}: the run was started with other settings in {', '.join(differing)} "
-                f"(see {self.config_file.name}); resume with the same, or start another with --run"
+                f"(see {self.config_file.name}); resume with the same, which vae train {self.folder} --resume does, or "
+                "start another with --run"
             )
         before, now = _rounding(self.provenance()), _rounding(provenance)
         if before.pop("data") != now.pop("data"):

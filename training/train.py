@@ -78,9 +78,9 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         resumed = f", resumed at step {start:,}" if start else ""
         say(
             console,
-            f"{config.name}: {len(training):,} training and {len(validation):,} validation images of {training.name}, "
-            f"{parameters:,} parameters, {plan.total_steps:,} steps on {provenance.device} "
-            f"({provenance.threads} threads, {provenance.precision}){resumed}",
+            f"{config.name}: {len(training):,} training and {count(len(validation), 'validation image')} of "
+            f"{training.name}, {parameters:,} parameters, {count(plan.total_steps, 'step')} on {provenance.device} "
+            f"({count(provenance.threads, 'thread')}, {provenance.precision}){resumed}",
         )
         for remark in _remarks(config, found, tests):
             say(console, remark)

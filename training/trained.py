@@ -42,7 +42,8 @@ def load_best_into(run: RunFolder, vae: VAE) -> int:
     """
     if not run.best.exists() and not (run.last.exists() and progress_of(run.last).finished):
         raise CheckpointError(
-            f"{run.folder}: not validated yet, so no weights are the best: resume it first (vae train --resume)"
+            f"{run.folder}: not validated yet, so no weights are the best: resume it first "
+            f"(vae train {run.folder} --resume)"
         )
     return load_average(run.best, vae)
 

@@ -34,6 +34,8 @@ class TestPlan:
 
     def test_fewer_images_than_a_batch_are_refused_before_there_is_a_run(self, tmp_path: Path) -> None:
         config = digits_config(optimization={"batch_size": 756})
+        with pytest.raises(DataError, match="1 training image is fewer"):
+            Plan.of(digits_config(), 1)
         with pytest.raises(DataError, match="755 training images are fewer than a batch of 756"):
             run_digits(tmp_path / "run", config)
         assert not (tmp_path / "run").exists()

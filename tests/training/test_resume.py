@@ -227,7 +227,7 @@ class TestRefused:
         ],
     )
     def test_another_configuration(self, change: dict[str, Any], named: str, finished: RunFolder) -> None:
-        with pytest.raises(ConfigError, match=f"started with other settings in {re.escape(named)} "):
+        with pytest.raises(ConfigError, match=f"other settings in {re.escape(named)} .* start another with --run"):
             run_digits(finished.folder, digits_config(**change), resume=True)
 
     @pytest.mark.parametrize(
@@ -277,7 +277,9 @@ class TestRefused:
 
     def test_starting_where_a_run_is(self, finished: RunFolder) -> None:
         before = finished.last.read_bytes()
-        with pytest.raises(ConfigError, match="a run is there already; go on with --resume"):
+        with pytest.raises(
+            ConfigError, match=r"a run is there already; go on with it \(vae train .* --resume\), or name another"
+        ):
             run_digits(finished.folder)
         assert finished.last.read_bytes() == before
 

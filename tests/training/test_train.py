@@ -178,7 +178,7 @@ class TestUnreadablePictures:
         with pytest.raises(DataError) as caught:
             run(folder)
         headline, *lines = str(caught.value).splitlines()
-        assert headline == "in: 15 of 30 pictures cannot be used: repair or remove them"
+        assert headline == "in: 15 of 30 pictures cannot be used: repair them, or remove them before a run begins"
         assert [line.strip().partition(":")[0] for line in lines] == bad
 
     def test_are_not_looked_for_again_where_they_were(self, folder: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,8 +138,9 @@ class PicturePool:
         others = np.setdiff1d(all_rows(len(self)), rows)
         failures |= self._failures(others, lambda _, picture: None, "checking the rest of")
         named = [failures[row] for row in sorted(failures)]
-        summary = f"{self.path}: {len(named):,} of {count(len(self), 'picture')} cannot be used: repair or remove them"
-        raise DataError(_few(summary, named, _NAMED_UNUSABLE))
+        summary = f"{self.path}: {len(named):,} of {count(len(self), 'picture')} cannot be used"
+        advice = "repair them, or remove them before a run begins"
+        raise DataError(_few(f"{summary}: {advice}", named, _NAMED_UNUSABLE))
 
     def _failures(self, rows: Indices, keep: Callable[[int, NDArray[np.uint8]], None], what: str) -> dict[int, str]:
         """What is wrong with pictures that cannot be read, by their row."""

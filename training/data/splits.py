@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import DataError
+from training.words import count
 
 Indices = NDArray[np.int64]
 
@@ -58,7 +59,9 @@ def hold_out_validation(n: int, fraction: float, seed: int) -> tuple[Indices, In
         DataError: either would be empty; the message says what would not.
     """
     if n < 2:
-        raise DataError(f"{n} training image(s) found: training and validation need at least one each, so 2 or more")
+        raise DataError(
+            f"{count(n, 'training image')} found: training and validation need at least one each, so 2 or more"
+        )
     train, validation = split_by_seed(n, fraction, seed, stream=_VALIDATION_STREAM)
     _require(validation, "validation", n, fraction)
     return train, validation
@@ -73,7 +76,7 @@ def hold_out_test(n: int, fraction: float, seed: int) -> tuple[Indices, Indices]
         DataError: either would be empty; the message says what would not.
     """
     if n < 2:
-        raise DataError(f"{n} image(s) found: training and test need at least one each, so 2 or more")
+        raise DataError(f"{count(n, 'image')} found: training and test need at least one each, so 2 or more")
     rest, test = split_by_seed(n, fraction, seed, stream=_TEST_STREAM)
     _require(test, "test", n, fraction)
     return rest, test
@@ -88,6 +91,6 @@ def _require(held: Indices, split: str, n: int, fraction: float) -> None:
     if not len(held):
         enough = min(0.4, 1 / n)
         raise DataError(
-            f"data.{split}_fraction = {fraction:g} of {n} images holds out none: "
+            f"data.{split}_fraction = {fraction:g} of {count(n, 'image')} holds out none: "
             f"give more images, or set data.{split}_fraction to {enough:.2g} or more"
         )

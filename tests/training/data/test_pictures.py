@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_named_in_one_error(
     with pytest.raises(DataError) as caught:
         pool.read(np.arange(2, 9), "train")  # whichever were asked for
     lines = str(caught.value).splitlines()
-    assert lines[0].endswith("8 of 24 pictures cannot be used: repair or remove them")
+    assert lines[0].endswith("8 of 24 pictures cannot be used: repair them, or remove them before a run begins")
     assert [line.split(":")[0].strip() for line in lines[1:]] == names[::3]
     monkeypatch.setattr("training.data.pictures._NAMED_UNUSABLE", 5)
     with pytest.raises(DataError) as caught:
