@@ -2,16 +2,19 @@
 
 import json
 import re
+import select
 import socket
 import ssl
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
+import yaml
 
 from app.errors import ERRORS
 from app.protocol import HEAD_BYTES
@@ -160,6 +163,93 @@ def test_one_client_has_its_share_of_requests(tmp_path: Path) -> None:
     assert b"\r\nContent-Type: application/problem+json\r\n" in head
     assert b"\r\nRetry-After: 1\r\n" in head
     assert json.loads(body)["type"] == "urn:problem-type:latentserve:too-many-requests"
+
+
+@contextmanager
+def held(port: int, source: str, count: int, head: bytes, body: bytes) -> Iterator[list[bytes]]:
+    """Requests of the client ``source`` that lack an end, so that nginx waits for it; what it answers at once."""
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0)))
+            for _ in range(count)
+        ]
+        for connection in connections:
+            with suppress(ConnectionError):  # it is told no before it has sent all
+                connection.sendall(b"POST /encode HTTP/1.1\r\nHost: e\r\n" + head + b"\r\n\r\n" + body)
+        answers = []
+        while answered := select.select(connections, [], [], 1)[0]:
+            for connection in answered:
+                connections.remove(connection)
+                with suppress(ConnectionError):
+                    answers.append(connection.recv(65536))
+        yield answers
+
+
+LARGE = {
+    "of a length": (b"Content-Length: 200000", bytes(199_999)),
+    "in pieces": (b"Transfer-Encoding: chunked", b"30d3f\r\n" + bytes(199_999)),
+}
+
+
+@pytest.mark.parametrize(("head", "body"), LARGE.values(), ids=LARGE)
+def test_one_client_leaves_room_for_the_bodies_of_others(
+    server: Server, tmp_path: Path, head: bytes, body: bytes
+) -> None:
+    most = int(re.findall(r"limit_conn large_bodies (\d+);", CONFIG)[0])
+    edge = Edge(tmp_path, server.port)
+    with edge.running(), held(edge.port, "127.0.0.2", most + 3, head, body) as answers:
+        assert len(edge.bodies()) == most
+        assert [answer.split(b" ", 2)[1] for answer in answers] == [b"429"] * 3
+        assert b"latentserve:too-many-requests" in answers[0]
+        large = PNG + bytes(300_000)  # what comes after a picture's end does not matter to it
+        with httpx.Client(base_url=edge.url, timeout=60) as other:
+            assert other.post("/encode", content=large, headers={"content-type": "image/png"}).status_code == 200
+        # Nor is the first kept from what is small.
+        transport = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(base_url=edge.url, timeout=60, transport=transport) as first:
+            assert encode(first).status_code == 200
+            assert first.get("/sample").status_code == 200
+            assert first.post("/encode", content=large).status_code == 429
+
+
+def test_all_clients_together_have_room_for_their_bodies(server: Server, tmp_path: Path) -> None:
+    each, most = (
+        int(re.findall(rf"limit_conn {zone} (\d+);", CONFIG)[0]) for zone in ("large_bodies", "all_large_bodies")
+    )
+    edge = Edge(tmp_path, server.port)
+    with edge.running(), ExitStack() as stack:
+        refused = 0
+        for client in range(2, 3 + most // each):
+            refused += len(stack.enter_context(held(edge.port, f"127.0.0.{client}", each, *LARGE["of a length"])))
+        assert refused == each
+        assert len(edge.bodies()) == most
+
+
+def test_small_bodies_are_in_no_file(server: Server, tmp_path: Path) -> None:
+    edge = Edge(tmp_path, server.port)
+    with edge.running(), held(edge.port, "127.0.0.2", 20, b"Content-Length: 99999", bytes(99_998)) as answers:
+        assert not answers
+        assert not edge.bodies()
+
+
+def test_its_container_has_room_for_what_it_may_hold() -> None:
+    """Bodies in /tmp; buffers of bodies and answers, which are a client's each; and both within the memory limit."""
+    service = yaml.safe_load((FOLDER.parents[1] / "compose.yaml").read_text(encoding="utf-8"))["services"]["edge"]
+    requests, bodies = (
+        int(re.findall(rf"limit_conn {zone} (\d+);", CONFIG)[0]) for zone in ("all_connections", "all_large_bodies")
+    )
+    count, size = setting("proxy_buffers").split()
+    buffers = size_of(setting("client_body_buffer_size")) + size_of(setting("proxy_buffer_size"))
+    buffers += int(count) * size_of(size)
+    tmp = size_of(service["tmpfs"][0].removeprefix("/tmp:size="))  # noqa: S108
+    assert tmp > 1.1 * bodies * MOST
+    assert size_of(service["mem_limit"]) > tmp + requests * buffers + 50 * 2**20
+    assert 2 * requests < int(setting("worker_connections"))  # a worker that has them all, and their servers
+
+
+def size_of(text: str) -> int:
+    """Bytes of what nginx and Compose write as 16k, 16m or 1g."""
+    return int(text[:-1]) * 2 ** {"k": 10, "m": 20, "g": 30}[text[-1]]
 
 
 def test_what_a_client_says_about_itself_is_not_passed_on(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Edge:
         self.port, self.tls_port = free_port(), free_port()
         self.url, self.tls_url = f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{self.tls_port}"
         self._config = folder / "nginx.conf"
+        self._process: subprocess.Popen[str] | None = None
         changes = {
             "/tmp/": f"{folder}/",  # noqa: S108  # first, for the folder may be below it itself
             "server vae:8000 max_fails=3 fail_timeout=5s;": "".join(f"server 127.0.0.1:{port};" for port in servers),
@@ -65,7 +66,9 @@ class Edge:
     @contextmanager
     def running(self) -> Iterator[None]:
         """It listens; and is gone afterwards."""
-        process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = self._process = subprocess.Popen(
+            self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         try:
             assert process.stderr is not None
             deadline = time.monotonic() + 30
@@ -77,6 +80,14 @@ class Edge:
         finally:
             process.terminate()
             process.communicate(timeout=30)
+
+    def bodies(self) -> list[str]:
+        """The files in which bodies lie while they come in. They have no names any more: open is all they are."""
+        assert self._process is not None
+        own = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        workers = own.read_text(encoding="ascii").split()
+        opened = [os.readlink(file) for worker in workers for file in Path(f"/proc/{worker}/fd").iterdir()]
+        return [file for file in opened if file.startswith(f"{self.folder}/client_body/")]
 
     def logged(self, *ids: str) -> dict[str, dict[str, Any]]:
         """The lines of the access log by request id, once those of ``ids`` are there: they come after the answers."""
