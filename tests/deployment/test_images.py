@@ -13,7 +13,7 @@ import yaml
 
 from app.settings import PREFIX, Settings
 from tests.support.docker import compose_command, run
-from tests.support.programs import needs
+from tests.support.programs import lack, needs
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -230,6 +230,33 @@ def test_the_servers_images_hold_only_the_server() -> None:
 )
 def test_what_a_build_may_see(path: str, seen: bool) -> None:
     assert in_context(Path(path)) == seen
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        (".env", True),
+        ("vae.env", True),
+        ("deploy/.env", True),
+        ("compose.override.yaml", True),
+        ("secrets/api-keys", True),
+        ("secrets/scrape-key", True),
+        ("docker/edge/tls/tls.key", True),
+        ("docker/edge/tls/tls.crt", True),
+        ("docker/edge/tls/tls.conf", True),
+        ("docker/edge/tls/tls.conf.example", False),
+        ("docker/kubernetes/base/settings.env", False),
+        ("docker/prometheus/scrape-key", False),
+        ("secrets/.gitkeep", False),
+        ("compose.yaml", False),
+    ],
+)
+def test_what_git_may_see(path: str, ignored: bool) -> None:
+    """Settings of one machine and keys are in no commit, as long as they lie where the guide puts them."""
+    needs("git")
+    if run("git", "rev-parse", "--git-dir", check=False).returncode != 0:
+        lack("this is no clone")
+    assert (run("git", "check-ignore", "--no-index", "--quiet", path, check=False).returncode == 0) == ignored
 
 
 def test_the_size_is_the_documents() -> None:
