@@ -249,7 +249,7 @@ def test_its_container_has_room_for_what_it_may_hold() -> None:
 
 def size_of(text: str) -> int:
     """Bytes of what nginx and Compose write as 16k, 16m or 1g."""
-    return int(text[:-1]) * 2 ** {"k": 10, "m": 20, "g": 30}[text[-1]]
+    return int(text[:-1]) << {"k": 10, "m": 20, "g": 30}[text[-1]]
 
 
 def test_what_a_client_says_about_itself_is_not_passed_on(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Edge:
         assert self._process is not None
         own = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         workers = own.read_text(encoding="ascii").split()
-        opened = [os.readlink(file) for worker in workers for file in Path(f"/proc/{worker}/fd").iterdir()]
+        opened = [str(file.readlink()) for worker in workers for file in Path(f"/proc/{worker}/fd").iterdir()]
         return [file for file in opened if file.startswith(f"{self.folder}/client_body/")]
 
     def logged(self, *ids: str) -> dict[str, dict[str, Any]]:
