@@ -1,15 +1,18 @@
 """docker/edge: a real nginx with the shipped configuration, in front of a real server."""
 
 import json
+import os
 import re
 import select
 import socket
 import ssl
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -20,7 +23,7 @@ from app.errors import ERRORS
 from app.protocol import HEAD_BYTES
 from app.settings import Settings
 from tests.app.client import assert_problem, grey, picture
-from tests.support.edge import FOLDER, Echo, Edge, exchange, free_port
+from tests.support.edge import FOLDER, USER, Echo, Edge, exchange, free_port
 from tests.support.server import Server, serving
 from tests.support.tiny import write_tiny_bundle
 
@@ -235,6 +238,7 @@ def test_small_bodies_are_in_no_file(server: Server, tmp_path: Path) -> None:
 def test_its_container_has_room_for_what_it_may_hold() -> None:
     """Bodies in /tmp; buffers of bodies and answers, which are a client's each; and both within the memory limit."""
     service = yaml.safe_load((FOLDER.parents[1] / "compose.yaml").read_text(encoding="utf-8"))["services"]["edge"]
+    assert service["user"] == f"{USER}:{USER}"
     requests, bodies = (
         int(re.findall(rf"limit_conn {zone} (\d+);", CONFIG)[0]) for zone in ("all_connections", "all_large_bodies")
     )
@@ -341,9 +345,23 @@ def test_it_writes_below_tmp_and_to_its_own_output_only() -> None:
     assert all(place.startswith("/tmp/") for place in written.values())  # noqa: S108
 
 
-def test_with_a_certificate_it_encrypts(server: Server, tmp_path: Path) -> None:
-    edge = Edge(tmp_path, server.port, tls=True)
-    checked = subprocess.run(edge.command("-t"), capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def edge_of_another() -> Iterator[tuple[Path, int | None]]:
+    """A folder, and the user of the image, whose it is; where only root could become that user, our own."""
+    with TemporaryDirectory(prefix="edge-") as name:
+        user = USER if os.geteuid() == 0 else None
+        if user is not None:
+            os.chown(name, user, user)
+        yield Path(name), user
+
+
+def test_with_a_certificate_it_encrypts(server: Server, edge_of_another: tuple[Path, int | None]) -> None:
+    folder, user = edge_of_another
+    edge = Edge(folder, server.port, tls=True, user=user)
+    key = (folder / "tls" / "tls.key").stat()
+    assert (stat.S_IMODE(key.st_mode), key.st_uid) == (0o600, os.geteuid() if user is None else user)
+    command = edge.command("-t")
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **edge.identity)
     assert checked.returncode == 0, checked.stderr
     assert "warn" not in checked.stderr + edge.errors.read_text(encoding="utf-8")
     context = ssl.create_default_context(cafile=str(edge.certificate))

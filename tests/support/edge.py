@@ -15,18 +15,24 @@ from typing import Any
 from tests.support.programs import needs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docker" / "edge"
+USER = 101
+"""As whom nginx runs in its image and in compose.yaml."""
 
 
 class Edge:
-    """Where it listens, what it wrote, and how to start it; ``tls`` lays the example and a certificate beside it."""
+    """Where it listens, what it wrote, and how to start it; ``tls`` lays the example and a certificate beside it.
 
-    def __init__(self, folder: Path, *servers: int, tls: bool = False) -> None:
+    With a ``user`` it never was root, in a folder that belongs to that user and lies where the user may go.
+    """
+
+    def __init__(self, folder: Path, *servers: int, tls: bool = False, user: int | None = None) -> None:
         self.folder = folder
         self.log, self.errors = folder / "access.log", folder / "error.log"
         self.port, self.tls_port = free_port(), free_port()
         self.url, self.tls_url = f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{self.tls_port}"
         self._config = folder / "nginx.conf"
         self._process: subprocess.Popen[str] | None = None
+        self.identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         changes = {
             "/tmp/": f"{folder}/",  # noqa: S108  # first, for the folder may be below it itself
             "server vae:8000 max_fails=3 fail_timeout=5s;": "".join(f"server 127.0.0.1:{port};" for port in servers),
@@ -46,12 +52,13 @@ class Edge:
         text = (FOLDER / "tls" / "tls.conf.example").read_text(encoding="utf-8")
         changes = {"listen 8443 ": f"listen 127.0.0.1:{self.tls_port} ", "/etc/nginx/tls/": f"{self.folder}/tls/"}
         (self.folder / "tls" / "tls.conf").write_text(_changed(text, changes), encoding="utf-8")
-        # The command that the example's comment gives.
-        command = text.partition("openssl ")[2].partition("\n\n")[0].replace("\\\n#", "")
-        openssl = needs("openssl")
-        subprocess.run(
-            [openssl, *command.split()], cwd=self.folder / "tls", check=True, capture_output=True, timeout=60
-        )
+        # The commands of the example's comment. Where nginx runs as whoever tests, the key has its owner already.
+        shown = text.partition("#\n")[2].partition("\n\n")[0].replace("\\\n#", "")
+        for line in shown.splitlines():
+            program, *arguments = line.removeprefix("#").replace("sudo ", "").split()
+            if program != "chown" or self.identity:
+                command = [needs(program), *arguments]
+                subprocess.run(command, cwd=self.folder / "tls", check=True, capture_output=True, timeout=60)
 
     @property
     def certificate(self) -> Path:
@@ -59,7 +66,7 @@ class Edge:
 
     def command(self, *options: str) -> list[str]:
         """nginx in the foreground. As root it would give itself another user, who may not enter a test's folder."""
-        user = " user root;" if os.geteuid() == 0 else ""
+        user = " user root;" if os.geteuid() == 0 and not self.identity else ""
         base = [needs("nginx"), "-p", str(self.folder), "-c", str(self._config), "-e", str(self.errors)]
         return [*base, "-g", f"daemon off;{user}", *options]
 
@@ -67,7 +74,7 @@ class Edge:
     def running(self) -> Iterator[None]:
         """It listens; and is gone afterwards."""
         process = self._process = subprocess.Popen(
-            self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **self.identity
         )
         try:
             assert process.stderr is not None
