@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from pkgutil import resolve_name
 from urllib.parse import unquote
@@ -12,19 +11,12 @@ import pytest
 import typer
 
 from app.documentation import main as print_openapi
+from tests.support.repository import tracked
 from tests.support.tables import TABLES, written
 from vae import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def tracked() -> list[Path]:
-    """The files of the repository; outside one (an unpacked archive), every file that is not hidden."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode == 0:
-        return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    return [file for file in ROOT.rglob("*") if file.is_file() and not file.relative_to(ROOT).parts[0].startswith(".")]
 
 
 def documents() -> list[Path]:

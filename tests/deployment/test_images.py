@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from app.settings import PREFIX, Settings
 from tests.support.docker import compose_command, run
 from tests.support.programs import lack, needs
+from tests.support.repository import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -111,12 +111,6 @@ def test_what_is_mounted_exists(name: str) -> None:
             assert tracked(source), f"{source} is not in a fresh clone"
         else:
             assert source in COMPOSE["volumes"]
-
-
-def tracked(path: str) -> bool:
-    """Is it, or anything in it, in the repository? Outside of one, whatever is there counts."""
-    listed = subprocess.run(["git", "ls-files", path], cwd=ROOT, capture_output=True, text=True, check=False)
-    return listed.returncode != 0 or bool(listed.stdout)
 
 
 @pytest.mark.parametrize("name", SERVERS)
