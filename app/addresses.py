@@ -35,23 +35,25 @@ def check_address(host: str, port: int) -> None:
 def check_exposure(settings: Settings) -> None:
     """Without API keys, listen on loopback addresses only, or in a container, whose ports are opened from outside.
 
-    Raises ConfigurationError; with ``allow_insecure`` there is a warning in the log instead.
+    Raises ConfigurationError; with ``allow_insecure``, and in a container, there is a warning in the log instead.
     """
     if not is_exposed(settings):
         return
+    if in_container():
+        logger.warning("no API keys: whoever reaches a port that is published for this container is served")
+        return
+    where = settings.host or "every address"
     if not settings.allow_insecure:
         raise ConfigurationError(
-            f"{settings.host} can be reached from other machines, and there are no API keys: set VAE_API_KEYS, or "
+            f"{where} can be reached from other machines, and there are no API keys: set VAE_API_KEYS, or "
             "listen on 127.0.0.1, or say --allow-insecure if whoever can reach this machine may use it"
         )
-    logger.warning(
-        "INSECURE: listening on %s without API keys; whoever can reach this machine may use it", settings.host
-    )
+    logger.warning("INSECURE: listening on %s without API keys; whoever can reach this machine may use it", where)
 
 
 def is_exposed(settings: Settings) -> bool:
-    """Would strangers be served?"""
-    return not settings.api_keys and not is_loopback(settings.host) and not in_container()
+    """Does it listen to more than this machine, or this container, without a key? Raises OSError for a bad key file."""
+    return not settings.all_api_keys() and not is_loopback(settings.host)
 
 
 def is_loopback(host: str) -> bool:

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import onnxruntime
-
 from app import tracing
 from app.addresses import check_address, in_container, is_exposed
 from app.cores import quota, usable_cores
@@ -22,6 +20,7 @@ from app.options import flag
 from app.settings import Settings, unknown_variables
 from app.shelf import default_name, inference_threads, open_bundles
 from model.bundle.errors import BundleError, ModelFault
+from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.runtime import Bundle
 
 PACKAGES = ("fastapi", "starlette", "uvicorn", "httptools", "uvloop", "pydantic", "numpy", "pillow")
@@ -60,7 +59,7 @@ def _versions() -> Iterator[Finding]:
     system = f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}"
     yield Finding("ok", "version", f"latentserve {metadata.version('latentserve')} on {system}")
     # Not by its package, which has another name with CUDA.
-    packages = [f"onnxruntime {onnxruntime.__version__}", *(f"{name} {_version(name)}" for name in PACKAGES)]
+    packages = [f"onnxruntime {onnx_runtime().__version__}", *(f"{name} {_version(name)}" for name in PACKAGES)]
     yield Finding("ok", "packages", ", ".join(packages))
 
 
@@ -91,13 +90,9 @@ def _read(path: Path) -> str:
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:
-    built = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    built = [name.removesuffix("ExecutionProvider") for name in onnx_runtime().get_available_providers()]
     text = f"{settings.provider} is asked for; ONNX Runtime is built with {', '.join(built)}"
-    lacks = settings.provider != "cpu" and "CUDA" not in built
-    mark: Literal["ok", "note", "FAIL"] = "ok" if not lacks else "FAIL" if settings.require_provider else "note"
-    if lacks and not settings.require_provider:
-        text += ": the CPU will be used"
-    yield Finding(mark, "provider", text)
+    yield Finding("ok", "provider", text)
 
 
 def _bundles(settings: Settings) -> Iterator[Finding]:
@@ -106,6 +101,8 @@ def _bundles(settings: Settings) -> Iterator[Finding]:
         for bundle in open_bundles(settings):
             names.append(bundle.name)
             yield Finding("ok", "bundle", _about(bundle))
+            if settings.provider == "cuda" and bundle.provider != "cuda":
+                yield Finding("FAIL", "provider", f"CUDA does not work here, and {bundle.name} runs on the CPU")
         yield Finding("ok", "bundle", f"{default_name(settings, names)} answers where no model is named")
     except OSError as error:
         yield Finding("FAIL", "bundle", f"{error.filename}: {error.strerror}")
@@ -129,19 +126,26 @@ def _about(bundle: Bundle) -> str:
 def _network(settings: Settings) -> Iterator[Finding]:
     try:
         check_address(settings.host, settings.port)
-        yield Finding("ok", "address", f"{settings.host}:{settings.port} is free")
+        yield Finding("ok", "address", f"{settings.host}:{settings.port or 'any port'} is free")
     except OSError as error:
         yield Finding("FAIL", "address", f"{error.filename}: {error.strerror}")
-    if settings.api_keys:
-        yield Finding("ok", "keys", f"{len(settings.api_keys)} API keys, any of which is taken")
-    elif not is_exposed(settings):
-        yield Finding("ok", "keys", "no API keys: whoever reaches the address is served")
-    elif settings.allow_insecure:
-        yield Finding("note", "keys", f"{settings.host} is open to other machines, without API keys")
-    else:
-        yield Finding("FAIL", "keys", f"{settings.host} is open to other machines: set VAE_API_KEYS")
+    yield _keys(settings)
     for name, nearest in unknown_variables(os.environ):
         yield Finding("note", "settings", f"{name} is no setting" + (f"; {nearest} is" if nearest else ""))
+
+
+def _keys(settings: Settings) -> Finding:
+    try:
+        if keys := settings.all_api_keys():
+            return Finding("ok", "keys", f"API keys: {len(keys)}, any of which is taken")
+        if not is_exposed(settings):
+            return Finding("ok", "keys", "no API keys: whatever runs on this machine is served")
+    except OSError as error:
+        return Finding("FAIL", "keys", f"{error.filename}: {error.strerror}")
+    if in_container():
+        return Finding("note", "keys", "no API keys: whoever reaches a published port of this container is served")
+    mark: Literal["note", "FAIL"] = "note" if settings.allow_insecure else "FAIL"
+    return Finding(mark, "keys", f"{settings.host or 'every address'} is open to other machines: set VAE_API_KEYS")
 
 
 def _traces(settings: Settings) -> Iterator[Finding]:

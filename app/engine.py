@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from app.batcher import Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
+from app.ledger import Ledger
 from app.metrics import Metrics
 from app.notes import Note
 from app.settings import Settings
@@ -66,6 +67,7 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
+        self.ledger = Ledger(metrics, access_log=settings.access_log)
         self.models: dict[str, Model] = {}
         self.default = ""
         self._receiving = self._working = self._held = 0
@@ -163,7 +165,6 @@ class Engine:
         room to work, no body is read. Raises NotReady or Overloaded, and the call Overloaded.
         """
         if self._refusing or not self._warm:
-            self.metrics.rejected("draining" if self._refusing else "starting")
             raise NotReady(self.health()[1])
         self._check_room(self._receiving, self.settings.max_receiving)
         self._check_room(self._working, self.settings.max_waiting)
@@ -188,12 +189,10 @@ class Engine:
         """
         self._held += size
         if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
-            self.metrics.rejected("overloaded")
             raise Overloaded
 
     def _check_room(self, taken: int, most: int) -> None:
         if taken >= most:
-            self.metrics.rejected("overloaded")
             raise Overloaded
 
     def _count(self, *, receiving: int = 0, working: int = 0) -> None:

@@ -57,11 +57,15 @@ class Detail:
 
 
 class ServiceError(Exception):
-    """An error that is answered: ``status``, ``title`` and ``slug`` (the end of its type URI) belong to the class."""
+    """An error that is answered: ``status``, ``title`` and ``slug`` (the end of its type URI) belong to the class.
+
+    ``rejection`` is how metrics call it, if it turns a request away for what it is or for what else there is to do.
+    """
 
     status = 500
     title = "Internal server error"
     slug = "internal-error"
+    rejection: str | None = None
 
     def __init__(self, detail: str, *, errors: Sequence[Detail] = (), headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -83,7 +87,7 @@ class MalformedMultipart(BadRequest):
 
 
 class Unauthorized(ServiceError):
-    status, title, slug = 401, "API key required", "unauthorized"
+    status, title, slug, rejection = 401, "API key required", "unauthorized", "unauthorized"
 
     def __init__(self) -> None:
         super().__init__(
@@ -109,15 +113,15 @@ class NotAcceptable(ServiceError):
 
 
 class BodyTimeout(ServiceError):
-    status, title, slug = 408, "Body not received in time", "body-timeout"
+    status, title, slug, rejection = 408, "Body not received in time", "body-timeout", "slow body"
 
 
 class HeadTimeout(ServiceError):
-    status, title, slug = 408, "Head not received in time", "head-timeout"
+    status, title, slug, rejection = 408, "Head not received in time", "head-timeout", "slow head"
 
 
 class TooLarge(ServiceError):
-    status, title, slug = 413, "Content too large", "too-large"
+    status, title, slug, rejection = 413, "Content too large", "too-large", "too large"
 
 
 class UnsupportedMediaType(ServiceError):
@@ -135,6 +139,7 @@ class Invalid(ServiceError):
 
 class HeadTooLarge(ServiceError):
     status, title, slug = 431, "Request header fields too large", "head-too-large"
+    rejection = "head too large"
 
 
 class ModelFailure(ServiceError):
@@ -142,18 +147,18 @@ class ModelFailure(ServiceError):
 
 
 class Overloaded(ServiceError):
-    status, title, slug = 503, "Overloaded", "overloaded"
+    status, title, slug, rejection = 503, "Overloaded", "overloaded", "overloaded"
 
     def __init__(self, detail: str = "Too many requests are waiting; try again shortly.") -> None:
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
 class NotReady(Overloaded):
-    title, slug = "Not ready", "not-ready"
+    title, slug, rejection = "Not ready", "not-ready", "not ready"
 
 
 class QueueTimeout(ServiceError):
-    status, title, slug = 504, "Waited too long in the queue", "queue-timeout"
+    status, title, slug, rejection = 504, "Waited too long in the queue", "queue-timeout", "waited too long"
 
 
 ERRORS: tuple[type[ServiceError], ...] = (

@@ -111,7 +111,6 @@ class _Body:
             async with asyncio.timeout(self.engine.settings.receive_seconds):
                 body = await self._collect(most)
         except TimeoutError:
-            self.engine.metrics.rejected("slow body")
             raise BodyTimeout("The request's body did not arrive in time.", headers={"Connection": "close"}) from None
         self.begin()
         self._listener = asyncio.create_task(self._listen(asyncio.current_task()))
@@ -140,7 +139,6 @@ class _Body:
             task.cancel()
 
     def _too_large(self, most: int, *, close: bool) -> TooLarge:
-        self.engine.metrics.rejected("body too large")
         # A client that is still sending hears an answer only if the rest is taken (and dropped); closing resets its
         # connection. A rest without end, or a huge one, is not worth that.
         return TooLarge(

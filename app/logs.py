@@ -7,16 +7,16 @@ person what happened. No record holds a body, a picture, a query string or a key
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import TextIO
 
 import orjson
 
-from app.notes import Note
 from app.settings import Settings
-from app.tracing import PROBES, trace_id
 
-access_logger = logging.getLogger("app.access")
+OURS = ("app", "model", "uvicorn", "fastapi")
+"""Whose records are logged from the level that the settings say."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
     """Time, level and message; at the end the request's id, with which a client's complaint is found."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         line = f"{moment} {record.levelname:<7} {record.getMessage()}"
         if request_id := getattr(record, "fields", {}).get("request_id"):
             line += f"  [{request_id}]"
@@ -62,29 +62,11 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     handler.setFormatter(formatter(settings.log_format, stream))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    logging.captureWarnings(True)
+    # Libraries below a warning tell of what they are given: Pillow of what a picture says about who took it, and where.
+    root.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level.upper())))
+    for name in OURS:
+        logging.getLogger(name).setLevel(settings.log_level.upper())
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
-
-
-def log_access(note: Note, method: str, status: int, seconds: float) -> None:
-    """A line about one request. Probes come every few seconds, so that only what they have to complain of is told."""
-    level = logging.DEBUG if note.route in PROBES and status < 400 else logging.INFO
-    if not access_logger.isEnabledFor(level):
-        return
-    fields: dict[str, object] = {
-        "request_id": note.request_id,
-        "method": method,
-        "route": note.route,
-        "status": status,
-        "ms": round(1000 * seconds, 3),
-    }
-    text = "%s %s %d in %.1f ms"
-    if note.model is not None:
-        fields["model"] = note.model
-    if note.batch:
-        fields["batch"] = note.batch
-        text += f", batch of {note.batch}"
-    if (trace := trace_id()) is not None:
-        fields["trace_id"] = trace
-    access_logger.log(level, text, method, note.route, status, 1000 * seconds, extra={"fields": fields})
+    logging.captureWarnings(True)
+    # Pillow's are about clients' pictures; each text is another, and Python remembers every one that it has shown.
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")

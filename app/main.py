@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
     """The application; nothing is loaded before its lifespan begins. ``app.state.engine`` is its Engine.
 
-    ``shortcut=False`` sends operations through FastAPI's own routing, which does the same at a higher price.
+    ``shortcut=False`` sends operations through FastAPI's own routing, which does the same at a higher price. Raises
+    OSError if the file of API keys cannot be read.
     """
     engine = Engine(settings, Metrics())
 
@@ -57,14 +58,15 @@ def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
         telemetry=tracing.config(settings),
     )
     app.state.engine = engine
-    app.include_router(make_router(engine))
+    router = make_router(engine)
+    app.include_router(router)
     add_docs_page(app)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     # The one that is added last stands outermost.
     if shortcut:
         app.add_middleware(Shortcut, engine=engine, operations=shortcuts())
-    app.add_middleware(Gate, engine=engine)
+    app.add_middleware(Gate, engine=engine, keys=settings.all_api_keys(), routes=router.routes)
     if settings.cors_origins:
         app.add_middleware(Cors, engine=engine)
     return app
@@ -119,8 +121,8 @@ def serve(settings: Settings) -> None:
     for name, _ in unknown_variables(os.environ):
         logger.warning("the environment variable %s is no setting and is ignored", name)
     tracing.prepare(settings, os.environ)
-    check_exposure(settings)
     check_address(settings.host, settings.port)
+    check_exposure(settings)
     app = create_app(settings)
     engine: Engine = app.state.engine
     engine.open()
@@ -129,7 +131,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop where it exists
-        http=bounded(settings.receive_seconds),
+        http=bounded(settings.receive_seconds, engine.ledger.enter),
         ws="none",
         log_config=None,
         log_level=settings.log_level,

@@ -16,11 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-UNMATCHED = "unmatched"
-PREFLIGHT = "preflight"  # what browsers ask before they let a page of another origin send a request
 CLIENT_GONE = 499  # nginx's number for a client that closed its connection; no such answer is ever sent
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (
     0.00005,
     0.0001,
@@ -101,10 +98,11 @@ class Metrics:
         self._request = lru_cache(maxsize=4096)(self._requests.labels)
         self._request_duration = lru_cache(maxsize=256)(self._duration.labels)
 
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One request was answered (or given up: CLIENT_GONE)."""
-        self._request(route, method if method in _METHODS else "OTHER", str(status)).inc()
-        self._request_duration(route).observe(seconds)
+    def request(self, route: str, method: str, status: int, seconds: float | None) -> None:
+        """One request was answered (or given up: CLIENT_GONE), in so many seconds if they were measured."""
+        self._request(route, method, str(status)).inc()
+        if seconds is not None:
+            self._request_duration(route).observe(seconds)
 
     def batch_observers(self, model: str, graph: str) -> tuple[Callable[[float], None], Callable[[int, float], None]]:
         """For one batcher: what to call with a queue wait, and with the rows and seconds of a run."""

@@ -13,11 +13,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import Answer
@@ -33,10 +35,9 @@ from app.errors import (
     translate,
 )
 from app.exchange import Operate, perform
-from app.logs import log_access
-from app.metrics import CLIENT_GONE, PREFLIGHT, UNMATCHED
-from app.notes import SCOPE_KEY, Note
-from app.tracing import name_span
+from app.metrics import CLIENT_GONE
+from app.notes import PREFLIGHT, SCOPE_KEY, UNMATCHED, Note, method_of, note_of
+from app.tracing import name_span, redact_span
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,12 @@ _OPEN_FOLDER = "/docs/assets/"
 class Gate:
     """The outermost layer. Nothing leaves it but answers in our form, and every one is counted and carries its id."""
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, keys: Collection[SecretStr], routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._metrics = engine.metrics
-        self._keys = [_digest(key.get_secret_value().encode()) for key in engine.settings.api_keys]
+        self._ledger = engine.ledger
+        self._keys = [_digest(key.get_secret_value().encode()) for key in keys]
         self._root_path = engine.settings.root_path
-        self._access_log = engine.settings.access_log
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,8 +62,9 @@ class Gate:
             return
         began = time.perf_counter()
         headers = dict(scope["headers"])
-        note = Note(request_id_of(headers))
         method = scope["method"]
+        note = Note(request_id_of(headers), method=method_of(method))
+        redact_span()
         # HEAD is GET without the body, on every route.
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
         if self._root_path:
@@ -79,11 +81,10 @@ class Gate:
             await send(message)
 
         try:
-            self._check(scope, headers)
+            self._check(scope, headers, note)
             await self._app(scope, receive, tell)
         except ClientGone:
-            status = CLIENT_GONE
-            self._metrics.rejected("client gone")
+            status, note.rejection = CLIENT_GONE, "client gone"
         except asyncio.CancelledError:
             # The client is there, so that it is the server that has no more time: its drain is over.
             if status:
@@ -94,20 +95,24 @@ class Gate:
                 raise
             await send_answer(problem_answer(error, note), tell)
         finally:
-            seconds = time.perf_counter() - began
-            note.route = note.route or _route_of(scope)
-            self._metrics.request(note.route, method, status or CLIENT_GONE, seconds)
-            if self._access_log:
-                log_access(note, method, status or CLIENT_GONE, seconds)
+            if note.route == UNMATCHED and "route" in scope:  # what FastAPI found
+                note.route = scope["route"].path
+            self._ledger.enter(note, status or CLIENT_GONE, time.perf_counter() - began)
 
-    def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes], note: Note) -> None:
         if self._keys and not self._is_open(scope) and not self._has_key(headers):
-            self._metrics.rejected("unauthorized")
+            note.route = self._template(scope)
             raise Unauthorized
         if b"content-encoding" in headers:
+            note.route = self._template(scope)
             raise UnsupportedMediaType(
                 "Send the body without Content-Encoding.", headers={"Accept-Encoding": "identity"}
             )
+
+    def _template(self, scope: Scope) -> str:
+        """The template of the route that a request asks for, looked for where the request does not get there."""
+        found = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return getattr(next(found, None), "path", UNMATCHED)
 
     @staticmethod
     def _is_open(scope: Scope) -> bool:
@@ -136,21 +141,22 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=engine.settings.cors_origins,
             allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("Authorization", "X-API-Key", "X-Request-ID"),
+            allow_headers=("Authorization", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
             expose_headers=("Retry-After", "X-Model", "X-Request-ID", "X-Seed"),
         )
-        self._metrics = engine.metrics
+        self._ledger = engine.ledger
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
-        self._metrics.request(PREFLIGHT, "OPTIONS", response.status_code, 0.0)
-        note = Note(request_id_of(dict(request_headers.raw)))
+        note = Note(request_id_of(dict(request_headers.raw)), PREFLIGHT, "OPTIONS")
         if response.status_code != 200:
             told = [header for header in response.raw_headers if not header[0].startswith(b"content-")]
-            refusal = problem_answer(BadRequest("A page of this origin may not send such requests."), note)
+            refused = BadRequest("A page of this origin may not send requests with this method and these headers.")
+            refusal = problem_answer(refused, note)
             response = Response(refusal.body, refusal.status)
             response.raw_headers = [*refusal.headers, *told]
         response.raw_headers += said_of(note)
+        self._ledger.enter(note, response.status_code, None)
         return response
 
 
@@ -169,8 +175,9 @@ class Shortcut:
         if operate is None:
             await self._app(scope, receive, send)
             return
-        scope[SCOPE_KEY].route = path
-        name_span(scope["method"], path)
+        note = note_of(scope)
+        note.route = path
+        name_span(note.method, path)
         await send_answer(await perform(operate, self._engine, scope, receive), send)
 
 
@@ -183,6 +190,7 @@ async def send_answer(answer: Answer, send: Send) -> None:
 def problem_answer(error: Exception, note: Note) -> Answer:
     """Any exception as problem+json; what is our fault is logged with the request's id."""
     known = translate(error)
+    note.rejection = known.rejection
     if known.status == 500:
         fields = {"request_id": note.request_id, "route": note.route, "model": note.model}
         logger.error("a request failed: %s", known.detail, exc_info=error, extra={"fields": fields})
@@ -215,11 +223,6 @@ def said_of(note: Note) -> list[tuple[bytes, bytes]]:
     if note.model is not None:
         headers.append((b"x-model", note.model.encode()))
     return headers
-
-
-def _route_of(scope: Scope) -> str:
-    """The template of the route that FastAPI matched: a label with few values, whatever clients ask for."""
-    return getattr(scope.get("route"), "path", UNMATCHED)
 
 
 def _digest(key: bytes) -> bytes:

@@ -5,20 +5,36 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 SCOPE_KEY = "latentserve.note"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# Routes that are none: with them a label has few values, whatever clients ask for.
+UNMATCHED = "unmatched"
+MALFORMED = "malformed"  # what never became a request: no HTTP, or a head that is too large or too slow
+PREFLIGHT = "preflight"  # what browsers ask before they let a page of another origin send a request
 
 
 @dataclass(slots=True)
 class Note:
-    """One request's. ``batch`` is the largest run of a graph that it had a part in, in rows; 0 where none ran."""
+    """One request's. ``batch`` is the largest run of a graph that it had a part in, in rows; 0 where none ran.
+
+    ``rejection`` is why it was turned away or given up, in few words; None where it was not.
+    """
 
     request_id: str
-    route: str | None = None
+    route: str = UNMATCHED
+    method: str = "OTHER"
     model: str | None = None
     batch: int = 0
+    rejection: str | None = None
 
     def ran(self, rows: int) -> None:
         """A graph ran on a batch of ``rows``, and some of them were this request's."""
         self.batch = max(self.batch, rows)
+
+
+def method_of(method: str) -> str:
+    """The method as a label of few values."""
+    return method if method in METHODS else "OTHER"
 
 
 def note_of(scope: Scope) -> Note:

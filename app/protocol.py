@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import BadRequest, HeadTimeout, HeadTooLarge, ServiceError
 from app.middleware import problem_answer, request_id_of, said_of
-from app.notes import Note
+from app.notes import MALFORMED, Note
 
 HEAD_BYTES = 64 * 2**10
 LEAST_BYTES = 64 * 2**10  # of an answer that a client must take in the time, so that it can have a large one
@@ -22,6 +22,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Gives a client ``seconds`` for a request's head, for the rest of a body already answered, and to read on."""
 
     seconds = 20.0
+    enter: Callable[[Note, int, float | None], None] = staticmethod(lambda note, status, seconds: None)
 
     _in_head = True
     _begun = False
@@ -103,8 +104,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         self._disarm()
-        note = Note(request_id_of(dict(self.headers or ())))
+        note = Note(request_id_of(dict(self.headers or ())), MALFORMED)
         answer = problem_answer(error, note)
+        self.enter(note, answer.status, None)
         lines = [b"%b: %b\r\n" % header for header in (*answer.headers, *said_of(note), (b"connection", b"close"))]
         self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
         self.transport.close()
@@ -174,9 +176,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_alarm = None
 
 
-def bounded(seconds: float) -> type[BoundedProtocol]:
-    """The protocol class with this bound, for uvicorn makes its protocols itself."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"seconds": seconds})
+def bounded(
+    seconds: float, enter: Callable[[Note, int, float | None], None] = BoundedProtocol.enter
+) -> type[BoundedProtocol]:
+    """The protocol class with this bound, for uvicorn makes its protocols itself. ``enter`` hears what it refuses."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"seconds": seconds, "enter": staticmethod(enter)})
 
 
 def _too_large() -> HeadTooLarge:

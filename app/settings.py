@@ -1,5 +1,6 @@
 """Every setting of the server: one frozen object, one help text a field, every field also a ``VAE_*`` variable."""
 
+import errno
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -11,6 +12,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from pydantic_settings.exceptions import SettingsError
 
 PREFIX = "VAE_"
+_ORIGIN = re.compile(
+    r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?"
+)
 PRETRAINED = Path(__file__).resolve().parent.parent / "model" / "pretrained" / "mnist"
 
 
@@ -98,6 +102,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="Keys that clients must give (comma-separated in the environment); none: open to all."
     )
+    api_keys_file: Path | None = Field(None, description="A file with more such keys, one a line.")
     allow_insecure: bool = Field(
         False, description="Outside of a container, listen to other machines even without API keys."
     )
@@ -126,10 +131,13 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins_are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        # A browser sends scheme, host and port: anything else would never match, and never say so.
+        # A browser sends scheme, host and port, in one form: anything else would never match, and never say so.
         for origin in origins:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
-                raise ValueError(f"{origin} is no origin: write scheme://host or scheme://host:port, in lower case")
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is no origin as browsers send it: scheme://host or scheme://host:port, in lower case, "
+                    "international names as xn--, without the scheme's own port"
+                )
         return origins
 
     @classmethod
@@ -142,6 +150,19 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, CheckedEnvironment(settings_cls)
+
+    def all_api_keys(self) -> tuple[SecretStr, ...]:
+        """The keys that were given and those of the file; empty lines are none. Raises OSError if it cannot be read.
+
+        A file without any key is an OSError too: who named it meant something, and it must not pass for "no API keys".
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+        keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
+        if not keys:
+            raise OSError(errno.ENODATA, "holds no API key", str(self.api_keys_file))
+        return (*self.api_keys, *keys)
 
     def bundle_folders(self) -> tuple[Path, ...]:
         """The bundle folders to open, in order, each once: ``models``, then ``models_folder``'s, else what ships.

@@ -21,38 +21,56 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _PROTOCOL = "http/protobuf"
 _NO_SPAN = nullcontext()
+_REDACTED = "REDACTED"
 
 
 def config(settings: Settings) -> TelemetryConfig:
     """What FastAPI is to do. Metrics are Prometheus's here; and logs stay logs, for FastAPI's would hold exceptions."""
+    root = settings.root_path
+
+    def is_left_out(scope: MutableMapping[str, Any]) -> bool:
+        return scope.get("method") == "OPTIONS" or scope.get("path", "").removeprefix(root) in PROBES
+
     return {
         "tracing": settings.telemetry,
         "metrics": False,
         "logs": False,
         "auto_configure": settings.telemetry,
-        "exclude": _is_probe,
+        "exclude": is_left_out,
     }
 
 
 def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
-    """Raises ConfigurationError if traces are wanted and could not be sent: FastAPI would go on without them."""
+    """Raises ConfigurationError if traces are wanted and could not be sent: FastAPI would go on without them.
+
+    Sets what the environment leaves open: a name for the service, and times and amounts that let the server end within
+    its grace even where the collector hangs.
+    """
     if not settings.telemetry:
         return
     if not all(map(_is_installed, _PACKAGES)):
         raise ConfigurationError("telemetry needs more packages: pip install 'latentserve[telemetry]'")
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        raise ConfigurationError("telemetry is on, and OTEL_SDK_DISABLED turns it off: leave out one of them")
+    if environment.get("OTEL_TRACES_EXPORTER") not in (None, "", "otlp"):
+        raise ConfigurationError("OTEL_TRACES_EXPORTER must be otlp: traces are sent in no other way")
     name, endpoint = _first(environment, _ENDPOINTS)
     if not endpoint:
         raise ConfigurationError(f"telemetry needs {_ENDPOINTS[-1]}, the address of a collector: http://HOST:4318")
-    address = urlsplit(endpoint)
-    if address.scheme not in ("http", "https") or not address.hostname:
+    if not _is_address(endpoint):
         raise ConfigurationError(f"{name} is no address of the form http://HOST:PORT")
     name, protocol = _first(environment, _PROTOCOLS)
     if protocol not in ("", _PROTOCOL):
         raise ConfigurationError(f"{name} must be {_PROTOCOL}: no other protocol is spoken here")
-    environment.setdefault("OTEL_SERVICE_NAME", "latentserve")
+    if "service.name=" not in environment.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        environment.setdefault("OTEL_SERVICE_NAME", "latentserve")
+    if not _first(environment, _TIMEOUTS)[1]:
+        environment[_TIMEOUTS[0]] = "2"
+    environment.setdefault("OTEL_BSP_MAX_QUEUE_SIZE", "1024")
 
 
 def span(name: str, **attributes: int) -> AbstractContextManager[object]:
@@ -63,6 +81,13 @@ def span(name: str, **attributes: int) -> AbstractContextManager[object]:
     return trace.get_tracer("latentserve").start_as_current_span(
         name, attributes=attributes, record_exception=False, set_status_on_exception=False
     )
+
+
+def redact_span() -> None:
+    """Take out of the request's span what the client sent: FastAPI has put its path and its query there."""
+    current = trace.get_current_span()
+    if current.is_recording():
+        current.set_attributes({"url.path": _REDACTED, "url.query": _REDACTED})
 
 
 def name_span(method: str, route: str) -> None:
@@ -79,8 +104,12 @@ def trace_id() -> str | None:
     return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
-def _is_probe(scope: MutableMapping[str, Any]) -> bool:
-    return scope.get("path", "") in PROBES
+def _is_address(text: str) -> bool:
+    try:
+        address = urlsplit(text)
+        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+    except ValueError:  # a bracket or a port that is none
+        return False
 
 
 def _is_installed(package: str) -> bool:

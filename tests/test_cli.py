@@ -350,8 +350,15 @@ def test_a_signal_is_answered_in_one_line(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("imported", ["numpy", "onnxruntime", "torch"])
-def test_ctrl_c_while_libraries_are_imported_is_no_traceback(imported: str) -> None:
+@pytest.mark.parametrize(
+    ("imported", "command"),
+    [
+        ("numpy", ["train", "smoke", "--dry-run"]),
+        ("torch", ["train", "smoke", "--dry-run"]),
+        ("onnxruntime", ["bundle", "verify"]),
+    ],
+)
+def test_ctrl_c_while_libraries_are_imported_is_no_traceback(imported: str, command: list[str]) -> None:
     code = f"""
 import os, signal, sys
 
@@ -361,7 +368,7 @@ class Impatient:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Impatient())
-sys.argv = ["vae", "train", "smoke", "--dry-run"]
+sys.argv = ["vae", *{command}]
 import vae
 vae.main()
 """

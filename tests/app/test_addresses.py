@@ -1,6 +1,7 @@
 """Who can reach the server without a key: nobody but this machine, unless that was said."""
 
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,30 @@ def test_what_is_not_exposed(safe: dict[str, object], caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
-def test_a_container_is_opened_from_outside(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_exposed(Settings(host="0.0.0.0"))
+def test_a_container_is_opened_from_outside(
+    bare: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("container", "docker")
-    assert not is_exposed(Settings(host="0.0.0.0"))
+    with caplog.at_level(logging.WARNING):
+        check_exposure(Settings(host="0.0.0.0"))
+    assert "whoever reaches a port" in caplog.text
+
+
+def test_a_name_with_one_address_of_others_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.1", "192.0.2.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert not is_loopback("both")
+
+
+@pytest.mark.usefixtures("bare")
+def test_keys_in_a_file_are_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    check_exposure(Settings(host="0.0.0.0", api_keys_file=file))
+    keys = Settings.model_validate({"api_keys": ("zero",), "api_keys_file": file}).all_api_keys()
+    assert [key.get_secret_value() for key in keys] == ["zero", "one", "two"]
+    file.write_text("\n")
+    with pytest.raises(OSError, match="holds no API key"):
+        is_exposed(Settings(api_keys_file=file))
+    with pytest.raises(OSError, match="No such file"):
+        is_exposed(Settings(api_keys_file=tmp_path / "none"))

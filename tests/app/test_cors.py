@@ -12,7 +12,10 @@ from tests.app.client import assert_problem, running
 Run = Callable[[Coroutine[object, object, None]], None]
 
 PAGE = "https://page.example"
-PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,x-api-key"}
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "content-type,x-api-key,authorization,x-request-id,traceparent",
+}
 
 
 def test_off_by_default(run: Run, tiny: Path) -> None:
@@ -71,10 +74,36 @@ def test_all_origins(run: Run, tiny: Path) -> None:
     run(scenario())
 
 
+def test_preflights_are_counted_and_not_timed(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with running(tiny, cors_origins=(PAGE,), access_log=True) as client:
+            await client.options("/encode", headers={"origin": PAGE, **PREFLIGHT})
+            text = (await client.get("/metrics")).text
+            assert 'route="preflight",status="200"} 1.0' in text
+            assert 'vae_request_duration_seconds_count{route="preflight"}' not in text
+
+    with caplog.at_level("INFO", "app.access"):
+        run(scenario())
+    assert "OPTIONS preflight 200" in caplog.text
+
+
 @pytest.mark.parametrize(
-    "wrong", ["page.example", "https://page.example/", "https://page.example/a", "HTTPS://P.example"]
+    "wrong",
+    [
+        "page.example",
+        "https://page.example/",
+        "https://page.example/a",
+        "HTTPS://P.example",
+        "https://*.page.example",
+        "https://page.example:443",
+        "http://page.example:80",
+        "https://müller.example",
+        "https://a:b",
+    ],
 )
 def test_what_is_no_origin_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationError, match="no origin"):
         Settings(cors_origins=(wrong,))
-    Settings(cors_origins=("http://localhost:3000", "https://page.example", "chrome-extension://abc"))
+    Settings(
+        cors_origins=("http://localhost:3000", "https://page.example", "chrome-extension://abc", "http://[::1]:81")
+    )

@@ -3,12 +3,12 @@
 import socket
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
-from app import addresses
+from app import doctor
 from app.doctor import examine
 from app.settings import Settings
+from model.bundle.onnx_runtime import onnx_runtime
 from tests.support.tiny import write_tiny_bundle
 
 
@@ -36,7 +36,7 @@ def test_what_differs_from_the_defaults_is_said_and_keys_are_not_shown(tiny: Pat
     sound, text = told(models=(tiny,), api_keys=("opensesame",), max_items=7)
     assert sound
     assert "--max-items is 7; default: 256" in text
-    assert "1 API keys" in text
+    assert "API keys: 1" in text
     assert "opensesame" not in text
 
 
@@ -57,13 +57,15 @@ def test_a_bundle_that_is_unfit(tmp_path: Path, tiny: Path) -> None:
         ({"models_folder": "missing"}, "no such folder"),
         ({"telemetry": True}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({"provider": "cuda", "require_provider": True}, "CUDA"),
+        ({"provider": "cuda"}, "CUDA does not work here, and tiny runs on the CPU"),
+        ({"api_keys_file": "missing"}, "missing: No such file"),
     ],
 )
 def test_what_the_server_would_not_start_with(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], reason: str
 ) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
     sound, text = told(models=(tiny,), **settings)
     assert not sound
     assert reason in "\n".join(failures(text))
@@ -77,11 +79,13 @@ def test_an_address_that_is_taken(tiny: Path) -> None:
 
 
 def test_an_open_server(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "in_container", lambda: False)
+    monkeypatch.setattr(doctor, "in_container", lambda: False)
     assert "set VAE_API_KEYS" in failures(told(models=(tiny,), host="0.0.0.0")[1])[0]
     sound, text = told(models=(tiny,), host="0.0.0.0", allow_insecure=True)
     assert sound
-    assert "open to other machines, without API keys" in text
+    assert "note  keys      0.0.0.0 is open to other machines" in text
+    monkeypatch.setattr(doctor, "in_container", lambda: True)
+    assert "note  keys      no API keys" in told(models=(tiny,), host="0.0.0.0")[1]
 
 
 def test_a_foreign_variable_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,20 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
-from app.logs import JsonFormatter, TextFormatter, configure, formatter, log_access
+from app.ledger import Ledger
+from app.logs import OURS, JsonFormatter, TextFormatter, configure, formatter
+from app.metrics import Metrics
 from app.notes import Note
 from app.settings import Settings
+from model.bundle.pixels import read_picture
 from tests.app.client import grey, picture
 from tests.support.server import serving
 from tests.support.tiny import write_tiny_bundle
@@ -35,11 +40,15 @@ def failure() -> logging.LogRecord:
 def root() -> Iterator[logging.Logger]:
     """The root logger, as it was afterwards."""
     logger = logging.getLogger()
-    handlers, level = logger.handlers[:], logger.level
-    yield logger
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    handlers = logger.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in ("", "python_multipart", *OURS)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a server, and not as in tests
+        yield logger
     logging.captureWarnings(False)
+    logger.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def test_json_is_one_line_with_everything() -> None:
@@ -91,15 +100,41 @@ def test_configure_replaces_what_was_there(root: logging.Logger) -> None:
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["loud"]
 
 
+def test_what_libraries_tell_of_pictures_is_not_logged(root: logging.Logger) -> None:
+    """At the level of debugging Pillow tells every tag of a picture; its warnings differ with what a client sends."""
+    stream = io.StringIO()
+    configure(Settings(log_level="debug"), stream)
+    image = Image.new("L", (8, 8))
+    exif = image.getexif()
+    exif[270] = "a secret description"
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    with read_picture(file.getvalue(), max_pixels=64) as picture:
+        assert picture.getexif()[270] == "a secret description"
+    logging.getLogger("app.anything").debug("seen")
+    warnings.warn_explicit("of a picture", UserWarning, "TiffImagePlugin.py", 1, module="PIL.TiffImagePlugin")
+    warnings.warn_explicit("of ours", UserWarning, "engine.py", 1, module="app.engine")
+    assert "secret" not in stream.getvalue()
+    assert "of a picture" not in stream.getvalue()
+    messages = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert messages[0] == "seen"
+    assert "of ours" in messages[1]
+
+
 def test_an_access_line(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(Metrics(), access_log=True)
     with caplog.at_level(logging.INFO, "app.access"):
-        log_access(Note("id", "/encode", "tiny/1", 3), "POST", 200, 0.00123)
-        log_access(Note("id", "/readyz"), "GET", 200, 0.001)
-        log_access(Note("id", "/readyz"), "GET", 503, 0.001)
+        ledger.enter(Note("id", "/encode", "POST", "tiny/1", 3), 200, 0.00123)
+        ledger.enter(Note("id", "/readyz", "GET"), 200, 0.001)
+        ledger.enter(Note("id", "/readyz", "GET", rejection="not ready"), 503, 0.001)
+        ledger.enter(Note("id"), 400, None)
+        Ledger(Metrics(), access_log=False).enter(Note("id"), 400, None)
     assert [each.getMessage() for each in caplog.records] == [
         "POST /encode 200 in 1.2 ms, batch of 3",
         "GET /readyz 503 in 1.0 ms",
+        "OTHER unmatched 400",
     ]
+    assert vars(caplog.records[1])["fields"]["rejection"] == "not ready"
     assert json.loads(JsonFormatter().format(caplog.records[0])).items() >= {
         "request_id": "id",
         "method": "POST",
@@ -120,13 +155,15 @@ def test_a_server_logs_json_and_no_content(tmp_path: Path) -> None:
             assert client.post("/encode?samples=2&seed=77", content=picture(grey(1)[0]), headers=png).status_code == 200
             assert client.post("/decode", json={"latents": "secret"}).status_code == 422
             assert client.get("/secret/path").status_code == 404
+            assert client.get("/sample?n=3&seed=77").status_code == 200
             assert client.get("/readyz").status_code == 200
         server.signal()
         assert server.ended()[0] == 0
     lines = [json.loads(line) for line in server.log]
     assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
     told = {line["route"]: line for line in lines if line["logger"] == "app.access"}
-    assert told.keys() == {"/encode", "/decode", "unmatched"}
+    assert told.keys() == {"/encode", "/decode", "/sample", "unmatched"}
+    assert told["/sample"]["batch"] == 3
     encoded = told["/encode"]
     assert (encoded["request_id"], encoded["status"], encoded["batch"]) == ("of-the-client", 200, 1)
     assert (encoded["method"], encoded["model"]) == ("POST", "tiny/1")

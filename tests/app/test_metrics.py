@@ -1,13 +1,18 @@
 """Metrics: fine enough for small models, and few label values whatever clients ask for."""
 
+import asyncio
 import re
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
-from tests.app.client import NPY, engine_of, grey, npy, running
+from tests.app.client import NPY, engine_of, grey, npy, picture, running
 
 Run = Callable[[Coroutine[object, object, None]], None]
 
@@ -41,6 +46,41 @@ def test_unknown_routes_and_methods_are_one_label_each(run: Run, tiny: Path) -> 
             assert 'vae_requests_total{method="GET",route="/models/{name}",status="404"} 20.0' in text
             assert 'vae_requests_total{method="GET",route="/sample",status="404"} 20.0' in text
             assert set(re.findall(r'method="(\w+)"', text)) == {"GET", "OTHER"}
+
+    run(scenario())
+
+
+def test_refusals_name_their_route_and_their_reason(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        limits: dict[str, Any] = {"max_body_bytes": 100, "max_pixels": 63, "queue_seconds": 0.05, "max_batch": 1}
+        async with running(tiny, api_keys=("key",), **limits) as client:
+            key = {"x-api-key": "key"}
+            await client.get("/sample")
+            await client.get("/models/tiny")
+            await client.get("/nowhere")
+            await client.post("/decode", content=b"{}", headers={**key, "content-encoding": "gzip"})
+            await client.post("/encode", content=b"x" * 101, headers={**key, "content-type": "image/png"})
+            await client.post("/encode", content=picture(grey(1)[0]), headers={**key, "content-type": "image/png"})
+            decoder = engine_of(client).models["tiny"].batchers["decoder"]
+            compute = decoder._run
+
+            def slowly(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+                time.sleep(0.3)
+                return compute(rows)
+
+            decoder._run = slowly
+            await asyncio.gather(*(client.get("/sample?n=1", headers=key) for _ in range(3)))
+            text = (await client.get("/metrics", headers=key)).text
+            for line in (
+                'vae_requests_total{method="GET",route="/sample",status="401"} 1.0',
+                'vae_requests_total{method="GET",route="/models/{name}",status="401"} 1.0',
+                'vae_requests_total{method="GET",route="unmatched",status="401"} 1.0',
+                'vae_requests_total{method="POST",route="/decode",status="415"} 1.0',
+                'vae_rejections_total{reason="unauthorized"} 3.0',
+                'vae_rejections_total{reason="too large"} 2.0',
+                'vae_rejections_total{reason="waited too long"} 2.0',
+            ):
+                assert line in text, line
 
     run(scenario())
 

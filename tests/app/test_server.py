@@ -93,6 +93,15 @@ def test_heads_are_bounded_in_time_and_size(server: Server) -> None:
     assert raw(server, b"GET /livez HTTP/1.1\r\n" + headers + b"\r\n")[:12] in (b"", b"HTTP/1.1 431")
 
 
+def test_what_is_no_request_is_counted(server: Server) -> None:
+    raw(server, b"no HTTP at all\r\n\r\n")
+    raw(server, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 2**18)
+    text = httpx.get(f"{server.url}/metrics").text
+    counted = dict(re.findall(r'vae_requests_total{method="OTHER",route="malformed",status="(\d+)"} ([\d.]+)', text))
+    assert counted.keys() >= {"400", "431"}
+    assert 'vae_rejections_total{reason="head too large"}' in text
+
+
 def test_oversize_bodies_are_refused_by_their_header(server: Server) -> None:
     received = raw(server, post("/encode", b"", "Content-Type: image/png", length=10**12))
     assert received.startswith(b"HTTP/1.1 413")

@@ -1,0 +1,51 @@
+"""Where every request is entered when it is over, whoever answered it: its counts, its time, its line in the log."""
+
+import logging
+
+from app.metrics import Metrics
+from app.notes import Note
+from app.tracing import PROBES, trace_id
+
+access_logger = logging.getLogger("app.access")
+
+
+class Ledger:
+    """``access_log``: write lines, and not counts alone."""
+
+    def __init__(self, metrics: Metrics, *, access_log: bool) -> None:
+        self._metrics, self._access_log = metrics, access_log
+
+    def enter(self, note: Note, status: int, seconds: float | None) -> None:
+        """A request is over. ``seconds`` is None where nothing was measured, for what is no request to the end."""
+        self._metrics.request(note.route, note.method, status, seconds)
+        if note.rejection is not None:
+            self._metrics.rejected(note.rejection)
+        if self._access_log:
+            _log(note, status, seconds)
+
+
+def _log(note: Note, status: int, seconds: float | None) -> None:
+    # Probes come every few seconds, so that only what they have to complain of is told.
+    level = logging.DEBUG if note.route in PROBES and status < 400 else logging.INFO
+    if not access_logger.isEnabledFor(level):
+        return
+    fields: dict[str, object] = {
+        "request_id": note.request_id,
+        "method": note.method,
+        "route": note.route,
+        "status": status,
+    }
+    text = f"{note.method} {note.route} {status}"
+    if seconds is not None:
+        fields["ms"] = round(1000 * seconds, 3)
+        text += f" in {1000 * seconds:.1f} ms"
+    if note.model is not None:
+        fields["model"] = note.model
+    if note.batch:
+        fields["batch"] = note.batch
+        text += f", batch of {note.batch}"
+    if note.rejection is not None:
+        fields["rejection"] = note.rejection
+    if (trace := trace_id()) is not None:
+        fields["trace_id"] = trace
+    access_logger.log(level, text, extra={"fields": fields})
