@@ -3,22 +3,14 @@
 `training` is imported inside the commands that train, so that a server needs no torch.
 """
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from model.bundle.interrupts import quick_exit
 
-@contextmanager
-def _quick_exit() -> Iterator[None]:
-    """Around imports: what Ctrl-C would raise is a traceback, or an ImportError to libraries in C that are begun."""
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-with _quick_exit():
+with quick_exit():
     import secrets
+    import signal
     import sys
     from importlib import metadata
     from pathlib import Path
@@ -127,7 +119,7 @@ def _training(interrupted: str = "interrupted") -> Iterator[Console]:
     except ModuleNotFoundError:
         _fail("this installation only serves; training needs the whole of latentserve", WRONG_USAGE)
     try:
-        with _quick_exit():
+        with quick_exit():
             import torch  # noqa: F401 (every command here needs it)
         yield Console()
     except ModuleNotFoundError as error:

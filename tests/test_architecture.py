@@ -151,3 +151,12 @@ def test_training_commands_say_what_to_install() -> None:
         assert done.returncode == 2, done.stderr
         assert "pip install 'latentserve[training]'" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_nobody_is_told_of_this_machine(tmp_path: Path) -> None:
+    """ONNX Runtime's own telemetry would write an identity of the machine under HOME, and send it."""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "import os\ndel os.environ['ORT_DISABLE_TELEMETRY']\nimport vae\nvae.main()\n"
+    done = python(code, "bundle", "verify", ORT_DISABLE_TELEMETRY="", **home)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*"))

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.manifest import CARD, GOLDEN, MANIFEST, GraphSpec, Manifest, TensorSpec
+from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.pixels import to_network
 
 Floats = NDArray[np.float32]
@@ -208,10 +208,10 @@ def _run(
 def _open_sessions(
     folder: Path, graphs: list[tuple[str, bytes]], options: RuntimeOptions
 ) -> tuple[list[Any], Provider]:
-    wanted = options.provider != "cpu" and _CUDA in onnxruntime.get_available_providers()
+    wanted = options.provider != "cpu" and _CUDA in onnx_runtime().get_available_providers()
     if wanted:
         try:
-            onnxruntime.preload_dlls()
+            onnx_runtime().preload_dlls()
             sessions = [_session(data, options, cuda=True) for _, data in graphs]
         except Exception:  # no device, no driver, no library: whatever it is, the CPU is tried and the lack reported
             logger.debug("CUDA sessions failed", exc_info=True)
@@ -233,15 +233,15 @@ def _open_sessions(
 
 
 def _session(data: bytes, options: RuntimeOptions, *, cuda: bool) -> Any:
-    settings = onnxruntime.SessionOptions()
+    settings = onnx_runtime().SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    settings.execution_mode = onnx_runtime().ExecutionMode.ORT_SEQUENTIAL
     # Spinning threads burn the cores that decode pictures.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 4  # failures reach us as exceptions; nothing is printed
     providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if cuda else []
-    return onnxruntime.InferenceSession(
+    return onnx_runtime().InferenceSession(
         data, settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=False
     )
 

@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.latents import prior_latents
+from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle, RuntimeOptions, finite
 from model.bundle.store import open_bundle
@@ -113,7 +113,7 @@ def test_slow_decoder_gives_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
 
 
 @pytest.mark.usefixtures("no_cuda")
@@ -143,8 +143,8 @@ def test_libraries_that_cannot_be_loaded_are_a_lack_of_cuda(tmp_path: Path, monk
     def broken() -> None:
         raise OSError("no such library")
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", broken)
+    monkeypatch.setattr(onnx_runtime(), "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime(), "preload_dlls", broken)
     folder = write_tiny_bundle(tmp_path / "tiny")
     assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
 
@@ -153,16 +153,16 @@ def test_a_provider_that_is_offered_and_does_not_start_is_not_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What onnxruntime-gpu does on a machine without a driver: it lists CUDA and cannot use it."""
-    session = onnxruntime.InferenceSession
+    session = onnx_runtime().InferenceSession
 
     def without_cuda(*args: object, providers: list[object], **options: object) -> object:
         if len(providers) > 1:
             raise RuntimeError("no device")
         return session(*args, providers=providers, **options)
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
+    monkeypatch.setattr(onnx_runtime(), "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime(), "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnx_runtime(), "InferenceSession", without_cuda)
     folder = write_tiny_bundle(tmp_path / "tiny")
     assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
     with pytest.raises(BundleError, match="CUDA was required"):
