@@ -33,9 +33,8 @@ dev: .venv-dev/.installed ## make .venv-dev, which trains and tests
 test: .venv-dev/.installed ## run the tests
 	$(DEV)/pytest $(ARGS)
 
-test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image; starts an engine if none runs
-	.ci/engine
-	$(DEV)/pytest -m docker tests/deployment $(ARGS)
+test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image, in an engine of their own if none runs
+	.ci/engine $(DEV)/pytest -m docker tests/deployment $(ARGS)
 
 bench: .venv-dev/.installed ## measure the server side by side with the bare graph; prints ratios
 	$(DEV)/python -m benchmarks.serving $(ARGS)
