@@ -30,12 +30,13 @@ RUN python3 docker/slim.py /srv/vae/lib/python3*/site-packages
 
 
 FROM dependencies AS code
+RUN pip --python /srv/vae/bin/python install --no-compile -c constraints.txt hatchling
 COPY README.md LICENSE vae.py ./
 COPY app app
 COPY model/__init__.py model/
 COPY model/bundle model/bundle
 COPY model/pretrained model/pretrained
-RUN pip --python /srv/vae/bin/python install --no-compile --no-deps --prefix /srv/code .
+RUN pip --python /srv/vae/bin/python install --no-compile --no-deps --no-build-isolation --prefix /srv/code .
 
 
 FROM base

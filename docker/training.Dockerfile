@@ -9,7 +9,7 @@
 # CPU build elsewhere: --build-arg TORCH_INDEX=..., the address that pytorch.org/get-started names for CPU; likewise for
 # another version of CUDA.
 ARG BASE=python:3.11-slim-bookworm
-FROM ${BASE}
+FROM ${BASE} AS dependencies
 ENV PATH=/srv/vae/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -22,13 +22,22 @@ ARG TORCH_INDEX=
 RUN python3 requirements.py training tensorboard > requirements.txt \
     && PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip --python /srv/vae/bin/python --no-cache-dir --disable-pip-version-check \
         install --no-compile -c constraints.txt -r requirements.txt
+
+
+# As in docker/Dockerfile, with all of the code.
+FROM dependencies AS code
+RUN pip --python /srv/vae/bin/python --no-cache-dir --disable-pip-version-check install -c constraints.txt hatchling
 COPY README.md LICENSE vae.py ./
 COPY app app
 COPY model model
 COPY training training
-RUN pip --python /srv/vae/bin/python --no-cache-dir --disable-pip-version-check install --no-compile --no-deps . \
-    && mkdir /data /runs /bundles \
-    && chown 10001:10001 /data /runs /bundles
+RUN pip --python /srv/vae/bin/python --no-cache-dir --disable-pip-version-check \
+        install --no-compile --no-deps --no-build-isolation --prefix /srv/code .
+
+
+FROM dependencies
+COPY --from=code /srv/code /srv/vae
+RUN mkdir /data /runs /bundles && chown 10001:10001 /data /runs /bundles
 
 # Relative paths are those of a clone: data/, runs/mnist, bundles.
 WORKDIR /
