@@ -1,16 +1,18 @@
 """Take out of an environment what the server never uses: ``python docker/slim.py SITE_PACKAGES``, in an image's build.
 
 What is taken is listed here, each with its reason. tests/deployment/test_compose.py runs every kind of request on what
-is left, and fails where a pattern has come to match nothing.
+is left. Versions are pinned, so a pattern that matches nothing is out of date: the build fails, and names it.
 """
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 PROTOBUF = "google"
+DISTUTILS = "numpy/distutils"
+"""NumPy brings it for Python 3.11, and for none that is newer."""
 UNNEEDED = (
     # A second build of the runtime, for C programs: the Python module has its own linked in.
     "onnxruntime/capi/libonnxruntime.so.*",
@@ -28,7 +30,7 @@ UNNEEDED = (
     "numpy/_core/_simd.*.so",
     "numpy/_core/include",
     "numpy/_core/lib",
-    "numpy/distutils",
+    DISTUTILS,
     "numpy/f2py",
     "numpy/random/lib",
     "numpy/**/tests",
@@ -59,27 +61,20 @@ STRIPPED = ("uvloop/*.so", "httptools/parser/*.so", "PIL/*.so")
 """Extension modules that were published with their debugging symbols: nine tenths of uvloop."""
 
 
-def found(site: Path, pattern: str) -> Iterator[Path]:
-    """What a pattern matches; a word on stderr if that is nothing."""
-    paths = sorted(site.glob(pattern))
-    if not paths:
-        sys.stderr.write(f"slim: {pattern} matches nothing\n")
-    yield from paths
-
-
 def main(site: Path) -> None:
     """Delete, then strip."""
     speaks_protobuf = (site / "opentelemetry" / "exporter").exists()  # with the extra telemetry
-    for pattern in UNNEEDED:
-        if pattern == PROTOBUF and speaks_protobuf:
-            continue
-        for path in found(site, pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.exists():  # and not in a folder that has gone
-                path.unlink()
-    for pattern in STRIPPED:
-        for path in found(site, pattern):
+    unneeded = [pattern for pattern in UNNEEDED if not (pattern == PROTOBUF and speaks_protobuf)]
+    found = {pattern: sorted(site.glob(pattern)) for pattern in (*unneeded, *STRIPPED)}
+    if stale := [pattern for pattern, paths in found.items() if not paths and pattern != DISTUTILS]:
+        sys.exit(f"slim: nothing matches {', '.join(stale)}")
+    for path in chain.from_iterable(found[pattern] for pattern in unneeded):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.exists():  # and not in a folder that has gone
+            path.unlink()
+    for path in chain.from_iterable(found[pattern] for pattern in STRIPPED):
+        if path.exists():
             subprocess.run(["strip", "--strip-unneeded", path], check=True)  # noqa: S603, S607 (the image's own)
 
 

@@ -1,6 +1,7 @@
 """docker/*.py: what runs while an image is built, and what asks a container how it is."""
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -78,22 +79,46 @@ def test_requirements() -> None:
     assert script("requirements", "telemetri").returncode != 0
 
 
-def test_slim(tmp_path: Path) -> None:
-    for name in ("google/protobuf/x.py", "numpy/lib/tests/x.py", "numpy/lib/x.py", "numpy/lib/x.pyi", "rich/x.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    done = script("slim", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*.py*")) == [
-        "numpy/lib/x.py",
-        "rich/x.py",
-    ]
-    assert "slim: pygments matches nothing\n" in done.stderr
+class TestSlim:
+    """On an environment with a file for each pattern; its ``strip`` writes down what it is given."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Path:
+        lists = runpy.run_path(str(DOCKER / "slim.py"))
+        site = tmp_path / "site-packages"
+        for pattern in (*lists["UNNEEDED"], *lists["STRIPPED"]):
+            write(site / pattern.replace("**", "some/where").replace("*", "x"))
+        for name in ("numpy/lib/x.py", "rich/x.py"):
+            write(site / name)
+        write(tmp_path / "bin" / "strip", f'#!/bin/sh\necho "$@" >>{tmp_path}/stripped\n').chmod(0o755)
+        return site
+
+    @staticmethod
+    def slim(site: Path) -> subprocess.CompletedProcess[str]:
+        return script("slim", str(site), PATH=f"{site.parent / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+    def test_takes_what_is_listed(self, site: Path) -> None:
+        done = self.slim(site)
+        assert done.returncode == 0, done.stderr
+        left = {str(file.relative_to(site)) for file in site.rglob("*") if file.is_file()}
+        assert left == {"numpy/lib/x.py", "rich/x.py", "uvloop/x.so", "httptools/parser/x.so", "PIL/x.so"}
+        stripped = (site.parent / "stripped").read_text(encoding="utf-8").split()
+        assert {Path(word) for word in stripped} == {Path("--strip-unneeded")} | set(site.rglob("*.so"))
+
+    def test_says_which_pattern_matches_nothing(self, site: Path) -> None:
+        (site / "pygments").unlink()
+        (site / "uvloop" / "x.so").unlink()
+        (site / "numpy" / "distutils").unlink()  # which NumPy has for one version of Python only
+        done = self.slim(site)
+        assert (done.returncode, done.stderr) == (1, "slim: nothing matches pygments, uvloop/*.so\n")
+
+    def test_leaves_what_traces_need(self, site: Path) -> None:
+        write(site / "opentelemetry" / "exporter" / "x.py")
+        assert self.slim(site).returncode == 0
+        assert (site / "google").exists()
 
 
-def test_slim_leaves_what_traces_need(tmp_path: Path) -> None:
-    for name in ("google/protobuf/x.py", "opentelemetry/exporter/x.py"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    assert script("slim", str(tmp_path)).returncode == 0
-    assert (tmp_path / "google/protobuf/x.py").exists()
+def write(file: Path, text: str = "") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
