@@ -37,15 +37,10 @@ def project() -> Project:
 
 
 @pytest.fixture(scope="module")
-def build_log(project: Project) -> Iterator[str]:
-    with built(project) as log:
-        yield log
-
-
-@pytest.fixture(scope="module")
-def image(project: Project, build_log: str) -> str:
+def image(project: Project) -> Iterator[str]:
     """The image, built by compose."""
-    return project.image
+    with built(project):
+        yield project.image
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +71,6 @@ def ended(image: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[i
     """`docker run` of something that ends by itself: exit code, stdout, stderr."""
     done = docker("run", "--rm", *options, image, *arguments, check=False)
     return done.returncode, done.stdout, done.stderr
-
-
-def test_what_is_taken_out_is_there_to_be_taken(build_log: str) -> None:
-    assert "matches nothing" not in build_log, "docker/slim.py: a pattern is out of date"
 
 
 def test_the_image_is_as_small_as_stated(image: str) -> None:
@@ -116,7 +107,8 @@ def test_the_process(server: Project) -> None:
     assert status["NoNewPrivs"] == "1"
     command = inside(server, "print(open('/proc/1/cmdline').read().split(chr(0)))")
     assert command == str(["/srv/vae/bin/python", "/srv/vae/bin/vae", "serve", ""])
-    assert inside(server, "import os; print(os.getuid(), os.getgid(), os.getgroups())") == f"{UID} {UID} [{UID}]"
+    # An engine of before 2022 has no group in the list that is the process's own anyway.
+    assert inside(server, "import os; print({os.getuid(), os.getgid(), *os.getgroups()})") == str({UID})
 
 
 def test_the_root_is_read_only(server: Project) -> None:
@@ -139,8 +131,22 @@ open("/tmp/x", "w").write("x")
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}
 
 
+def paths(image: str) -> set[str]:
+    """Every file and folder of an image, seen by root."""
+    return set(docker("run", "--rm", "--user=0", "--entrypoint=find", image, "/", "-xdev").stdout.splitlines())
+
+
+def test_what_the_image_adds_to_its_base(image: str) -> None:
+    """/srv and a user: no package of Debian, no cache, nothing of the build."""
+    added = {path for path in paths(image) - paths(BASE) if not path.startswith("/srv/")}
+    of_the_user = {
+        f"/etc/{name}" for name in (".pwd.lock", "group-", "gshadow-", "passwd-", "shadow-", "subgid-", "subuid-")
+    }
+    assert added <= of_the_user
+
+
 def test_what_is_not_in_the_image(server: Project) -> None:
-    """No PyTorch, no training code, no pip, no tests, no compiler, no bytecode, nothing of the build."""
+    """No PyTorch, no training code, no pip, no tests, no compiler, no bytecode, nothing that built it."""
     modules = "torch training pip setuptools onnx scipy matplotlib tests benchmarks hatchling binutils"
     code = f"""
 import importlib.util, os, shutil
@@ -151,14 +157,12 @@ print(sorted(os.listdir(os.path.dirname(model.__file__))))
 found = [os.path.join(folder, name) for folder, folders, files in os.walk("/srv") for name in folders + files]
 print([path for path in found if path.endswith((".pyc", "__pycache__", "/tests", "/.git", ".md.new", ".a", ".pyx"))])
 print([name for name in ("cc", "gcc", "strip", "make", "git") if shutil.which(name)])
-print([path for path in ("/build", "/root/.cache", "/var/cache/apt/archives/lock") if os.path.exists(path)])
 """
     lines = inside(server, code).splitlines()
     assert lines == [
         "[]",
         "['healthcheck.py', 'vae'] ['python', 'python3', 'python3.11', 'vae']",
         "['__init__.py', 'bundle', 'pretrained']",
-        "[]",
         "[]",
         "[]",
     ]
@@ -220,8 +224,9 @@ def test_a_bundle_that_is_not_there_ends_the_start(image: str) -> None:
     code, said, complaint = ended(image, options=("--env", "VAE_MODELS=/bundles/nowhere"))
     assert code == 1
     assert said == ""
+    *logged, complaint = complaint.splitlines()
     assert complaint.startswith("vae: /bundles/nowhere")
-    assert complaint.count("\n") == 1
+    assert {json.loads(line)["level"] for line in logged} <= {"warning"}
 
 
 def test_own_bundles_are_served(image: str, tmp_path: Path) -> None:

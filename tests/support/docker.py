@@ -52,9 +52,9 @@ def require_engine() -> None:
     """Skip the test, or fail it, where no engine answers or the base image is missing."""
     needs("docker")
     if docker("info", timeout=30, check=False).returncode != 0:
-        lack("no Docker engine answers (.ci/engine starts one)")
+        lack("no Docker engine answers (make test-docker starts one)")
     if docker("image", "inspect", BASE, timeout=30, check=False).returncode != 0:
-        lack(f"there is no image {BASE} (.ci/engine gets one)")
+        lack(f"there is no image {BASE} (make test-docker gets one)")
 
 
 def compose_command() -> list[str]:
@@ -73,8 +73,12 @@ def inspected(name: str, *, kind: str = "container") -> Any:
 
 
 def size(image: str) -> int:
-    """Bytes of an image's files, those of its base included."""
-    return int(inspected(image, kind="image")["Size"])
+    """Bytes of an image's files, those of its base included: of every layer, unpacked.
+
+    What ``docker image inspect`` calls ``Size`` is that too in most engines. Where containerd keeps the images, it also
+    counts them packed.
+    """
+    return sum(int(layer) for layer in docker("history", "--human=false", "--format={{.Size}}", image).stdout.split())
 
 
 def dangling() -> set[str]:
@@ -129,14 +133,14 @@ def up(project: Project) -> Iterator[Project]:
 
 
 @contextmanager
-def built(project: Project) -> Iterator[str]:
-    """The log of building the project's image; afterwards it is gone, with the images of its build."""
-    before = dangling()
-    done = project.compose("build", timeout=1500, check=False)
-    log = done.stdout + done.stderr
+def built(project: Project) -> Iterator[None]:
+    """Build the project's image; afterwards it is gone, with the images of its build."""
+    before, log = dangling(), ""
     try:
+        done = project.compose("build", timeout=1500, check=False)
+        log = done.stdout + done.stderr
         assert done.returncode == 0, log
-        yield log
+        yield
     finally:
         docker("image", "rm", "--force", project.image, check=False)
         steps = tuple(re.findall(r"^ ---> ([0-9a-f]{12})$", log, re.MULTILINE))  # others may build at the same time
