@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ import typer
 from app.documentation import main as print_openapi
 from tests.support.repository import tracked
 from tests.support.tables import TABLES, written
+from training.config import load
 from vae import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,17 +89,43 @@ def test_theory_names_functions_and_tests_that_exist() -> None:
         assert all(re.search(rf"^class {each}\b", source, re.MULTILINE) for each in classes), path
 
 
-@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def commented() -> list[Path]:
+    """Files whose comments show commands."""
+    return [ROOT / "compose.yaml", *sorted((ROOT / "docker").glob("*Dockerfile"))]
+
+
+def shown_commands(text: str) -> list[str]:
+    """What `vae` is told in a text: on lines of its own, within sentences, and through Docker and Compose."""
+    text = re.sub(r"\\\n#? *", "", text)
+    own = re.findall(r"^(?:[#$] +)?(?:\.venv(?:-dev)?/bin/)?vae +(\w.*)$", text, re.MULTILINE)
+    within = re.findall(r"`(?:\.venv(?:-dev)?/bin/)?vae +([^`]+)`", text)
+    composed = re.findall(r"docker compose run (?:[^`\n]*? )??(?:vae|vae-gpu|train) +(\w[^`\n]*)", text)
+    run = re.findall(r"docker run [^`\n]* latentserve(?:-\w+)?(?::\S+)? +(\w[^`\n]*)", text)
+    return [line for line in (*own, *within, *composed, *run) if "COMMAND" not in line]
+
+
+@pytest.mark.parametrize("file", documents() + commented(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_commands_that_are_shown_exist(file: Path) -> None:
-    """Every `vae ...` line of a document names a command, and only options that it has."""
-    for line in re.findall(r"^(?:\$ )?(?:\.venv(?:-dev)?/bin/)?vae +(.+)$", file.read_text("utf-8"), re.MULTILINE):
+    """Each is a command, with options that it has and values that configurations take."""
+    for line in shown_commands(file.read_text("utf-8")):
         words = shlex.split(line, comments=True)
         command = typer.main.get_command(cli)
         while words and words[0] in vars(command).get("commands", {}):
             command = vars(command)["commands"][words.pop(0)]
         assert "commands" not in vars(command), line
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known | {"--help"}, line
+        changes = [value for option, value in pairwise(words) if option == "--set"]
+        if changes:
+            load(ROOT / "training" / "configs" / f"{words[0]}.toml", changes)
+
+
+def test_commands_are_found_where_they_are_shown() -> None:
+    guide = shown_commands((ROOT / "docs" / "deployment.md").read_text("utf-8"))
+    assert "doctor" in guide
+    assert any(line.startswith("bundle verify") for line in guide)
+    assert any("device=cuda" in line for line in guide)
+    assert any("data.path=/data/my-pictures" in line for line in guide)
 
 
 def test_make_targets_that_are_shown_exist() -> None:
