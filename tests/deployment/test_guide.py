@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from app.settings import PREFIX, unknown_variables
-from tests.deployment.test_images import ROOT, SERVICES
+from tests.deployment.test_images import ROOT, SERVICES, VERSION
 from tests.support.docker import compose_command, run
 from tests.support.programs import needs
 
@@ -56,6 +56,12 @@ def test_the_variables_of_compose_yaml() -> None:
     for names, default, _ in rows:
         for name in re.findall(r"`(\w+)`", names):
             assert "/" in used[name] or used[name] in default, name
+
+
+def test_the_images_have_the_projects_version() -> None:
+    shown = re.findall(r"\blatentserve(?:-gpu|-training)?:(\d[\w.]*)", GUIDE)
+    assert len(shown) > 2
+    assert set(shown) == {VERSION}
 
 
 def test_what_is_ended_is_all_of_it() -> None:

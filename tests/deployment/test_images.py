@@ -220,6 +220,7 @@ def test_the_servers_images_hold_only_the_server() -> None:
         ("runs/mnist/checkpoint.safetensors", False),
         ("bundles/mine/manifest.json", False),
         ("docker/edge/tls/tls.key", False),
+        ("secrets/api-keys", False),
     ],
 )
 def test_what_a_build_may_see(path: str, seen: bool) -> None:
