@@ -20,7 +20,7 @@ from PIL import Image
 
 from app.settings import Settings
 from tests.deployment.test_images import STATED_MEGABYTES
-from tests.support.docker import BASE, Project, built, docker, inspected, require_engine, size, up
+from tests.support.docker import BASE, ROOT, Project, built, docker, inspected, require_engine, run, size, up
 from tests.support.load import Ask, Load
 from tests.support.tiny import write_tiny_bundle
 
@@ -54,6 +54,13 @@ def server(project: Project, image: str) -> Iterator[Project]:
 def client(server: Project) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"http://{server.address}", timeout=60) as client:
         yield client
+
+
+def test_an_engine_that_does_not_answer_is_not_replaced(project: Project) -> None:
+    named = "unix:///nowhere/docker.sock"
+    done = run(str(ROOT / ".ci" / "engine"), "true", check=False, DOCKER_HOST=named)
+    assert done.returncode == 1
+    assert done.stderr == f".ci/engine: DOCKER_HOST names an engine that does not answer: {named}\n"
 
 
 def picture(kind: str) -> bytes:
