@@ -190,6 +190,13 @@ class TestADockerfile:
                 assert (ROOT / source).exists(), source
                 assert in_context(Path(source)), source
 
+    def test_what_builds_the_package_is_pinned(self, file: Path) -> None:
+        """An isolated build would take the newest, whatever constraints.txt says."""
+        (build,) = (step for step in arguments(file, "RUN") if re.search(r"install .* \.$", step))
+        assert "--no-build-isolation" in build
+        assert any("-c constraints.txt hatchling" in step for step in arguments(file, "RUN"))
+        assert re.search(r"^hatchling==\d", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+
     def test_its_version_is_the_projects(self, file: Path) -> None:
         stated = [value for value in arguments(file, "ARG") if value.startswith("VERSION=")]
         assert stated in ([], [f"VERSION={VERSION}"])
