@@ -25,6 +25,8 @@ from model.bundle.runtime import Bundle
 
 PACKAGES = ("fastapi", "starlette", "uvicorn", "httptools", "uvloop", "pydantic", "numpy", "pillow")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+LEAST_MEMORY = 256 * 2**20  # a small bundle, the runtime, and a few bodies
+"""Below that the engine ends the process, without a word of the server's."""
 
 
 class Finding(NamedTuple):
@@ -78,7 +80,13 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         "ok", "cores", f"{os.cpu_count()} in the machine{limit}; of {usable} usable, inference takes {threads}"
     )
     memory = next((text for path in MEMORY_LIMITS if (text := _read(path)).isdigit() and int(text) < 2**60), None)
-    yield Finding("ok", "memory", f"at most {int(memory) // 2**20} MiB" if memory else "no limit by a control group")
+    if memory is None:
+        yield Finding("ok", "memory", "no limit by a control group")
+    elif int(memory) < LEAST_MEMORY:
+        text = f"at most {int(memory) // 2**20} MiB, which is too little: {LEAST_MEMORY // 2**20} MiB or more"
+        yield Finding("FAIL", "memory", text)
+    else:
+        yield Finding("ok", "memory", f"at most {int(memory) // 2**20} MiB")
     yield Finding("ok", "container", "yes" if in_container() else "no")
 
 

@@ -95,8 +95,8 @@ class Gate:
                 raise
             await send_answer(problem_answer(error, note), tell)
         finally:
-            if note.route == UNMATCHED and "route" in scope:  # what FastAPI found
-                note.route = scope["route"].path
+            if note.route == UNMATCHED:
+                note.route = self._route_of(scope)
             self._ledger.enter(note, status or CLIENT_GONE, time.perf_counter() - began)
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], note: Note) -> None:
@@ -108,6 +108,16 @@ class Gate:
             raise UnsupportedMediaType(
                 "Send the body without Content-Encoding.", headers={"Accept-Encoding": "identity"}
             )
+
+    def _route_of(self, scope: Scope) -> str:
+        """The template of the route that FastAPI found; documentation, which Starlette serves itself, is named here."""
+        if "route" in scope:
+            template: str = scope["route"].path
+            return template
+        path = scope["path"].removeprefix(self._root_path)  # a mount has changed the root path meanwhile
+        if path.startswith(_OPEN_FOLDER):
+            return f"{_OPEN_FOLDER}{{path}}"
+        return path if path in _OPEN else UNMATCHED
 
     def _template(self, scope: Scope) -> str:
         """The template of the route that a request asks for, looked for where the request does not get there."""

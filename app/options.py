@@ -50,7 +50,10 @@ def build(given: dict[str, Any]) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value not in (None, [])})
     except ValidationError as error:
-        problems = [f"{_where(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
+        problems = [
+            f"{_where(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False)
+        ]
         raise ConfigurationError("; ".join(problems)) from None
     except SettingsError as error:
         raise ConfigurationError(str(error)) from None
@@ -71,7 +74,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     default = "" if field.default in ((), None, "") else f"; default {str(field.default).lower()}"
     # The environment is read by the settings, not by typer: one place decides how a text becomes a value.
     text = f"{field.description} ({PREFIX}{name.upper()}{default})"
-    option = typer.Option(declared, help=text, show_default=False, metavar=metavar)
+    option = typer.Option(declared, help=text, show_default=False, metavar=metavar, case_sensitive=False)
     if get_origin(kind) not in (Union, UnionType, list):
         kind |= None
     without: list[str] | None = [] if _several(field) else None

@@ -31,6 +31,10 @@ def _split(value: object) -> object:
     return parts
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _clean_root(value: str) -> str:
     stripped = value.strip("/")
     return f"/{stripped}" if stripped else ""
@@ -112,7 +116,9 @@ class Settings(BaseSettings):
     )
 
     # Logs and traces
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe messages to log.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Least severe messages to log."
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="One JSON object a line, or text; auto takes text on a terminal."
     )

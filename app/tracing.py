@@ -53,7 +53,9 @@ def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
     if not settings.telemetry:
         return
     if not all(map(_is_installed, _PACKAGES)):
-        raise ConfigurationError("telemetry needs more packages: pip install 'latentserve[telemetry]'")
+        raise ConfigurationError(
+            "telemetry needs more packages: pip install 'latentserve[telemetry]' (of an image: EXTRAS=telemetry)"
+        )
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         raise ConfigurationError("telemetry is on, and OTEL_SDK_DISABLED turns it off: leave out one of them")
     if environment.get("OTEL_TRACES_EXPORTER") not in (None, "", "otlp"):

@@ -91,3 +91,14 @@ def test_an_open_server(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_foreign_variable_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAE_SERVICE_HOST", "10.0.0.1")
     assert "VAE_SERVICE_HOST is no setting" in told(models=(tiny,))[1]
+
+
+@pytest.mark.parametrize(("limit", "mark"), [("67108864", "FAIL"), ("2147483648", "ok"), ("max", "ok")])
+def test_a_memory_limit_that_no_server_fits_into(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, mark: str
+) -> None:
+    """The engine would end it, and the server could not say why."""
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(doctor, "MEMORY_LIMITS", (tmp_path / "none", tmp_path / "memory.max"))
+    (line,) = [line for line in told(models=(tiny,))[1].splitlines() if line[6:].startswith("memory")]
+    assert line.startswith(mark)

@@ -41,7 +41,11 @@ def test_unknown_routes_and_methods_are_one_label_each(run: Run, tiny: Path) -> 
                 await client.request(f"ODD{number}", "/sample")
                 await client.get(f"/models/{number}")
                 await client.get(f"/sample?model=m{number}")
+            for path in ("/docs", "/openapi.json", "/docs/assets/swagger-ui.css"):
+                await client.get(path)
             text = (await client.get("/metrics")).text
+            for route in ("/docs", "/openapi.json", "/docs/assets/{path}"):
+                assert f'vae_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
             assert 'vae_requests_total{method="GET",route="unmatched",status="404"} 20.0' in text
             assert 'vae_requests_total{method="GET",route="/models/{name}",status="404"} 20.0' in text
             assert 'vae_requests_total{method="GET",route="/sample",status="404"} 20.0' in text

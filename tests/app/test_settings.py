@@ -23,10 +23,11 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAE_API_KEYS", "one-key,two-key")
     monkeypatch.setenv("VAE_MAX_BATCH", "8")
     monkeypatch.setenv("VAE_ROOT_PATH", "vae/")
+    monkeypatch.setenv("VAE_LOG_LEVEL", "WARNING")
     settings = Settings()
     assert settings.models == (Path("a"), Path("b/c"))
     assert [key.get_secret_value() for key in settings.api_keys] == ["one-key", "two-key"]
-    assert (settings.max_batch, settings.root_path) == (8, "/vae")
+    assert (settings.max_batch, settings.root_path, settings.log_level) == (8, "/vae", "warning")
     assert "one-key" not in repr(settings)
     assert Settings(max_batch=9).max_batch == 9
 
