@@ -164,7 +164,10 @@ class Settings(BaseSettings):
         """
         if self.api_keys_file is None:
             return self.api_keys
-        lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise OSError(errno.EILSEQ, "is not UTF-8", str(self.api_keys_file)) from None
         keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
         if not keys:
             raise OSError(errno.ENODATA, "holds no API key", str(self.api_keys_file))

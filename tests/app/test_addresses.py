@@ -93,5 +93,8 @@ def test_keys_in_a_file_are_keys(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(OSError, match="holds no API key"):
         is_exposed(Settings(api_keys_file=file))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(OSError, match="is not UTF-8"):
+        is_exposed(Settings(api_keys_file=file))
     with pytest.raises(OSError, match="No such file"):
         is_exposed(Settings(api_keys_file=tmp_path / "none"))
