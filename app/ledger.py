@@ -3,8 +3,8 @@
 import logging
 
 from app.metrics import Metrics
-from app.notes import Note
-from app.tracing import PROBES, trace_id
+from app.notes import PROBES, Note
+from app.tracing import trace_id
 
 access_logger = logging.getLogger("app.access")
 

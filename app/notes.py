@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 SCOPE_KEY = "latentserve.note"
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Asked for every few seconds, by machines: no one looks for their traces, or for their lines while all is well."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # Routes that are none: with them a label has few values, whatever clients ask for.

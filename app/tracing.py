@@ -14,10 +14,8 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 
 from app.errors import ConfigurationError
+from app.notes import PROBES
 from app.settings import Settings
-
-# Asked for every few seconds by machines: no one looks for their traces.
-PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
