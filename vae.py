@@ -50,7 +50,10 @@ Provider = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where th
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
 DataDir = Annotated[Path | None, typer.Option(help="For MNIST and caches; not your pictures.", show_default="./data")]
-Samples = Annotated[int | None, typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.")]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the configuration's"),
+]
 
 
 def main() -> None:
@@ -140,7 +143,8 @@ def _training(interrupted: str = "interrupted") -> Iterator[Console]:
 def train(
     config: Annotated[str, typer.Argument(help="TOML file, run folder, or one of folder, mnist, mnist-mlp, smoke.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
     data_dir: DataDir = None,
@@ -211,7 +215,8 @@ def figures(
         if (source / MANIFEST).exists():  # a bundle holds its own files and no others
             draw_bundle(_open(source), output or Path("figures"), console=console)
         else:
-            draw_run(run := RunFolder(source), output or run.figures, data_dir=data_dir, console=console)
+            run = RunFolder(source)
+            draw_run(run, output or run.figures, data_dir=data_dir, console=console)
 
 
 # --- a bundle and files, no server
