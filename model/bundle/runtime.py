@@ -1,29 +1,27 @@
-"""An open bundle: ONNX Runtime sessions behind encode() and decode().
+"""An open bundle: two graphs (`sessions`) behind encode() and decode().
 
     image (N, C, H, W) --encoder--> mean (N, D), log_variance (N, D)
     latent (N, D)      --decoder--> image (N, C, H, W)
 
-Sessions take any number of concurrent calls. Sampling is not in here: noise is the caller's, see `latents`.
+They take any number of concurrent calls. Sampling is not in here: noise is the caller's, see `latents`.
 """
 
 import hashlib
 import io
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
-from model.bundle.manifest import CARD, GOLDEN, MANIFEST, GraphSpec, Manifest, TensorSpec
-from model.bundle.onnx_runtime import onnx_runtime
+from model.bundle.manifest import CARD, GOLDEN, MANIFEST, Manifest
 from model.bundle.pixels import to_network
+from model.bundle.sessions import RuntimeOptions as RuntimeOptions
+from model.bundle.sessions import open_graphs
 
 Floats = NDArray[np.float32]
-Provider = Literal["cpu", "cuda"]
 Progress = Callable[[int], None]
 
 # How far the numbers may lie from those torch gave: float32 sums in another order, on any provider, and nothing more.
@@ -31,26 +29,6 @@ Progress = Callable[[int], None]
 LATENT_RTOL = 1e-3
 LATENT_ATOL = 1e-3
 PIXEL_ATOL = 1e-3
-
-_CUDA = "CUDAExecutionProvider"
-# TF32 would round to 10 bits, and an exhaustive search would stall each new batch size for seconds.
-_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
-    """Where and how the graphs run.
-
-    - provider: "cpu"; "cuda", which falls back to the CPU with a warning; "auto", CUDA where it works, which does so
-      with a mere remark. With `require_provider` neither of the two falls back.
-    - threads: within one operator; 0 lets ONNX Runtime take every core.
-    """
-
-    provider: Literal["cpu", "cuda", "auto"] = "cpu"
-    threads: int = 0
-    require_provider: bool = False
 
 
 class Posterior(NamedTuple):
@@ -89,10 +67,9 @@ class Bundle:
         except UnicodeDecodeError:
             raise BundleError(f"{folder}/{CARD}: not UTF-8") from None
         specs = (manifest.graphs.encoder, manifest.graphs.decoder)
-        sessions, self.provider = _open_sessions(folder, [(spec.file, contents[spec.file]) for spec in specs], options)
-        self._encoder, self._decoder = sessions
-        for spec, session in zip(specs, sessions, strict=True):
-            _check_signature(folder, spec, session)
+        (self._encoder, self._decoder), self.provider = open_graphs(
+            folder, [(spec, contents[spec.file]) for spec in specs], options
+        )
 
     @property
     def name(self) -> str:
@@ -108,14 +85,12 @@ class Bundle:
 
     def encode(self, images: Floats) -> Posterior:
         """q(z|x) of float32 images (N, C, H, W) in [0, 1]. Finiteness is not checked; ModelFault where it fails."""
-        shape = (len(images), self.manifest.latent.dim)
-        mean, log_variance = _run(self._encoder, "encoder", ("mean", "log_variance"), {"image": images}, shape)
+        mean, log_variance = self._encoder.run(images)
         return Posterior(mean, log_variance)
 
     def decode(self, latents: Floats) -> Floats:
         """The likelihood's mean, float32 (N, C, H, W) in [0, 1], of float32 latents (N, D). Otherwise as `encode`."""
-        shape = (len(latents), *self.manifest.image.shape)
-        return _run(self._decoder, "decoder", ("image",), {"latent": latents}, shape)[0]
+        return self._decoder.run(latents)[0]
 
     def encode_all(self, images: Floats, *, batch_size: int = 64, progress: Progress | None = None) -> Posterior:
         """`encode` in chunks, for offline use: ModelFault on NaN and infinity; `progress` hears each chunk's size."""
@@ -185,85 +160,6 @@ def _chunks(count: int, size: int) -> Iterable[slice]:
     if size < 1:
         raise ValueError("batch_size must be at least 1")
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _run(
-    session: Any,  # onnxruntime ships no types
-    graph: str,
-    names: tuple[str, ...],
-    feed: dict[str, Floats],
-    shape: tuple[int, ...],
-) -> list[Floats]:
-    if shape[0] == 0:
-        return [np.empty(shape, np.float32) for _ in names]
-    try:
-        results = cast(list[Floats], session.run(list(names), feed))
-    except Exception as error:  # its own types share no base but this
-        raise ModelFault(f"the {graph} failed") from error
-    if any(result.shape != shape for result in results):
-        raise ModelFault(f"the {graph} gave another shape than it promised")
-    return results
-
-
-def _open_sessions(
-    folder: Path, graphs: list[tuple[str, bytes]], options: RuntimeOptions
-) -> tuple[list[Any], Provider]:
-    wanted = options.provider != "cpu" and _CUDA in onnx_runtime().get_available_providers()
-    if wanted:
-        try:
-            onnx_runtime().preload_dlls()
-            sessions = [_session(data, options, cuda=True) for _, data in graphs]
-        except Exception:  # no device, no driver, no library: whatever it is, the CPU is tried and the lack reported
-            logger.debug("CUDA sessions failed", exc_info=True)
-        else:
-            if all(_CUDA in session.get_providers() for session in sessions):
-                return sessions, "cuda"
-    if options.provider != "cpu":
-        if options.require_provider:
-            raise BundleError(f"{folder}: CUDA was required and ONNX Runtime cannot use it here")
-        level = logging.WARNING if options.provider == "cuda" else logging.INFO
-        logger.log(level, "ONNX Runtime cannot use CUDA here; %s runs on the CPU", folder.name)
-    sessions = []
-    for file, data in graphs:
-        try:
-            sessions.append(_session(data, options, cuda=False))
-        except Exception as error:
-            raise BundleError(f"{folder}/{file}: ONNX Runtime cannot load it") from error
-    return sessions, "cpu"
-
-
-def _session(data: bytes, options: RuntimeOptions, *, cuda: bool) -> Any:
-    settings = onnx_runtime().SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = onnx_runtime().ExecutionMode.ORT_SEQUENTIAL
-    # Spinning threads burn the cores that decode pictures.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.log_severity_level = 4  # failures reach us as exceptions; nothing is printed
-    providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if cuda else []
-    return onnx_runtime().InferenceSession(
-        data, settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=False
-    )
-
-
-def _check_signature(folder: Path, spec: GraphSpec, session: Any) -> None:
-    for role, promised, found in (
-        ("inputs", spec.inputs, session.get_inputs()),
-        ("outputs", spec.outputs, session.get_outputs()),
-    ):
-        if len(promised) != len(found) or not all(map(_matches, promised, found)):
-            shown = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in found)
-            raise BundleError(f"{folder}/{spec.file}: its {role} are not what the manifest says, but {shown}")
-
-
-def _matches(spec: TensorSpec, found: Any) -> bool:
-    if found.name != spec.name or found.type != "tensor(float)" or len(found.shape) != len(spec.shape):
-        return False
-    # A dynamic axis may have any name, or none; it must not be a number.
-    return all(
-        axis == size if isinstance(size, int) else not isinstance(axis, int)
-        for size, axis in zip(spec.shape, found.shape, strict=True)
-    )
 
 
 def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:

@@ -1,0 +1,139 @@
+"""Graphs that run: opening ONNX Runtime sessions where they are wanted, and calling them.
+
+What a session accepts and gives is held against the manifest when it is opened, and the shape of each answer when it is
+run. A graph takes any number of concurrent calls.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle.errors import BundleError, ModelFault
+from model.bundle.manifest import GraphSpec, TensorSpec
+from model.bundle.onnx_runtime import onnx_runtime
+
+Floats = NDArray[np.float32]
+Provider = Literal["cpu", "cuda"]
+Session = Any  # onnxruntime ships no types
+
+_CUDA = "CUDAExecutionProvider"
+# TF32 would round to 10 bits, and an exhaustive search would stall each new batch size for seconds.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """Where and how the graphs run.
+
+    - provider: "cpu"; "cuda", which falls back to the CPU with a warning; "auto", CUDA where it works, which does so
+      with a mere remark. With `require_provider` neither of the two falls back.
+    - threads: within one operator; 0 lets ONNX Runtime take every core.
+    """
+
+    provider: Literal["cpu", "cuda", "auto"] = "cpu"
+    threads: int = 0
+    require_provider: bool = False
+
+
+class Graph:
+    """One graph of a bundle, ready to run."""
+
+    def __init__(self, spec: GraphSpec, session: Session) -> None:
+        self._session = session
+        self._name = Path(spec.file).stem
+        self._input = spec.inputs[0].name
+        self._outputs = [tensor.name for tensor in spec.outputs]
+        self._shapes = [cast(tuple[int, ...], tensor.shape[1:]) for tensor in spec.outputs]  # only N is dynamic
+
+    def run(self, rows: Floats) -> list[Floats]:
+        """Its outputs, float32 (N, ...) each, for the input's N rows. Raises ModelFault where it fails."""
+        shapes = [(len(rows), *shape) for shape in self._shapes]
+        if len(rows) == 0:
+            return [np.empty(shape, np.float32) for shape in shapes]
+        try:
+            results = cast(list[Floats], self._session.run(self._outputs, {self._input: rows}))
+        except Exception as error:  # its own types share no base but this
+            raise ModelFault(f"the {self._name} failed") from error
+        if [result.shape for result in results] != shapes:
+            raise ModelFault(f"the {self._name} gave another shape than it promised")
+        return results
+
+
+def open_graphs(
+    folder: Path, graphs: list[tuple[GraphSpec, bytes]], options: RuntimeOptions
+) -> tuple[list[Graph], Provider]:
+    """Start a session for each (spec, bytes of the ONNX file), all on one provider, which is named.
+
+    Raises BundleError, one line, where a file cannot be loaded or is not what its spec says.
+    """
+    sessions, provider = _open_sessions(folder, [(spec.file, data) for spec, data in graphs], options)
+    for (spec, _), session in zip(graphs, sessions, strict=True):
+        _check_signature(folder, spec, session)
+    return [Graph(spec, session) for (spec, _), session in zip(graphs, sessions, strict=True)], provider
+
+
+def _open_sessions(
+    folder: Path, graphs: list[tuple[str, bytes]], options: RuntimeOptions
+) -> tuple[list[Any], Provider]:
+    wanted = options.provider != "cpu" and _CUDA in onnx_runtime().get_available_providers()
+    if wanted:
+        try:
+            onnx_runtime().preload_dlls()
+            sessions = [_session(data, options, cuda=True) for _, data in graphs]
+        except Exception:  # no device, no driver, no library: whatever it is, the CPU is tried and the lack reported
+            logger.debug("CUDA sessions failed", exc_info=True)
+        else:
+            if all(_CUDA in session.get_providers() for session in sessions):
+                return sessions, "cuda"
+    if options.provider != "cpu":
+        if options.require_provider:
+            raise BundleError(f"{folder}: CUDA was required and ONNX Runtime cannot use it here")
+        level = logging.WARNING if options.provider == "cuda" else logging.INFO
+        logger.log(level, "ONNX Runtime cannot use CUDA here; %s runs on the CPU", folder.name)
+    sessions = []
+    for file, data in graphs:
+        try:
+            sessions.append(_session(data, options, cuda=False))
+        except Exception as error:
+            raise BundleError(f"{folder}/{file}: ONNX Runtime cannot load it") from error
+    return sessions, "cpu"
+
+
+def _session(data: bytes, options: RuntimeOptions, *, cuda: bool) -> Any:
+    settings = onnx_runtime().SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = onnx_runtime().ExecutionMode.ORT_SEQUENTIAL
+    # Spinning threads burn the cores that decode pictures.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 4  # failures reach us as exceptions; nothing is printed
+    providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if cuda else []
+    return onnx_runtime().InferenceSession(
+        data, settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=False
+    )
+
+
+def _check_signature(folder: Path, spec: GraphSpec, session: Any) -> None:
+    for role, promised, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        if len(promised) != len(found) or not all(map(_matches, promised, found)):
+            shown = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in found)
+            raise BundleError(f"{folder}/{spec.file}: its {role} are not what the manifest says, but {shown}")
+
+
+def _matches(spec: TensorSpec, found: Any) -> bool:
+    if found.name != spec.name or found.type != "tensor(float)" or len(found.shape) != len(spec.shape):
+        return False
+    # A dynamic axis may have any name, or none; it must not be a number.
+    return all(
+        axis == size if isinstance(size, int) else not isinstance(axis, int)
+        for size, axis in zip(spec.shape, found.shape, strict=True)
+    )
