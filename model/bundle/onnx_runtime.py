@@ -1,7 +1,9 @@
-"""ONNX Runtime, imported when it is first used, and silent."""
+"""ONNX Runtime and its tools, imported when they are first used, and silent."""
 
 import os
+import sys
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 from model.bundle.interrupts import quick_exit
@@ -20,4 +22,26 @@ def onnx_runtime() -> ModuleType:
         import onnxruntime
 
     module: ModuleType = onnxruntime
+    return module
+
+
+@cache
+def quantization() -> ModuleType:
+    """The module ``onnxruntime.quantization``, which only exporting needs: it imports onnx, and no server has that."""
+    return _tool("quantization")
+
+
+@cache
+def float16() -> ModuleType:
+    """The module ``onnxruntime.transformers.float16``; as `quantization`."""
+    return _tool("transformers.float16")
+
+
+def _tool(name: str) -> ModuleType:
+    onnx_runtime()  # first, since it silences what all of them import
+    before = list(sys.path)
+    with quick_exit():
+        module = import_module(f"onnxruntime.{name}")
+    # Importing these puts their own folder on the path, where any `import fusion_utils` would find it.
+    sys.path[:] = before
     return module

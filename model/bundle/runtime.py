@@ -16,19 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
-from model.bundle.manifest import CARD, GOLDEN, MANIFEST, Manifest
+from model.bundle.manifest import CARD, GOLDEN, MANIFEST, Compared, Manifest
 from model.bundle.pixels import to_network
 from model.bundle.sessions import RuntimeOptions as RuntimeOptions
 from model.bundle.sessions import open_graphs
+from model.bundle.tolerances import within
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int], None]
-
-# How far the numbers may lie from those torch gave: float32 sums in another order, on any provider, and nothing more.
-# A pixel may be off by a quarter of a grey level.
-LATENT_RTOL = 1e-3
-LATENT_ATOL = 1e-3
-PIXEL_ATOL = 1e-3
 
 
 class Posterior(NamedTuple):
@@ -129,12 +124,13 @@ class Bundle:
             reconstruction = self.decode(golden.mean)
         except ModelFault as fault:
             raise BundleError(f"{self.folder}/{GOLDEN}: {fault} on the golden sample") from fault
-        for what, got, wanted, rtol, atol in (
-            ("mean", posterior.mean, golden.mean, LATENT_RTOL, LATENT_ATOL),
-            ("log_variance", posterior.log_variance, golden.log_variance, LATENT_RTOL, LATENT_ATOL),
-            ("reconstruction", reconstruction, golden.reconstruction, 0.0, PIXEL_ATOL),
-        ):
-            if not np.allclose(got, wanted, rtol=rtol, atol=atol):
+        compared: tuple[tuple[Compared, str, Floats, Floats], ...] = (
+            ("mean", "mean", posterior.mean, golden.mean),
+            ("log_variance", "log_variance", posterior.log_variance, golden.log_variance),
+            ("pixel", "reconstruction", reconstruction, golden.reconstruction),
+        )
+        for output, what, got, wanted in compared:
+            if not within(output, got, wanted, self.manifest.precision):
                 worst = float(np.max(np.abs(got.astype(np.float64) - wanted)))
                 raise BundleError(f"{self.folder}/{GOLDEN}: {what} differs from the golden sample by {worst:.3g}")
 

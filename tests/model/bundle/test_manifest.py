@@ -54,6 +54,12 @@ def test_json_and_back_is_the_identity(metrics: Metrics | None) -> None:
     assert Manifest.model_validate_json(there.model_dump_json(), strict=True) == there
 
 
+def test_a_manifest_from_before_there_were_precisions_is_one_of_float32() -> None:
+    raw = json.loads(manifest().model_dump_json())
+    del raw["precision"]
+    assert Manifest.model_validate_json(json.dumps(raw), strict=True).precision is None
+
+
 def keys(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The paths to all objects in a JSON value but the free dictionaries."""
     if isinstance(value, list):
