@@ -36,7 +36,7 @@ class RuntimeOptions:
       with a mere remark. With `require_provider` neither of the two falls back.
     - threads: within one operator; 0 lets ONNX Runtime take every core.
     - binding: whether the graphs are called with I/O binding; None takes it on CUDA only. On the CPU it copies what a
-      plain run does not: calls took 0 to 3% longer, at every batch size from 1 to 256.
+      plain run does not, a few microseconds of each call, and gains nothing (`benchmarks.gpu --device cpu` shows both).
     """
 
     provider: Literal["cpu", "cuda", "auto"] = "cpu"
