@@ -1,138 +1,270 @@
-"""What a request costs beside the inference it asks for: `make bench`.
+"""Every model server side by side, and the limits of the machine beside them: `make bench`.
 
-Three ways to the latent of one picture, taken in turns in one process, so that a noisy machine disturbs all of them:
+Each contender has an environment of its own, serves the same two ONNX graphs, is held against ONNX Runtime's numbers
+before and after each row, and is driven by wrk from one thread. In each round every contender is started anew, in
+turns, so that a noisy machine disturbs all of them. Clients and servers share the cores.
 
-- graph: ONNX Runtime alone, on an array that is ready. The limit.
-- server: the application as it is served, spoken to in ASGI, without a network.
-- FastAPI: the same, with every operation led through FastAPI's own routing.
-
-Printed are ratios of the median times of a request; what a single figure says of another machine is little.
+    make bench                                                      everything, within 40 minutes on two cores
+    make bench ARGS="--only main --contenders ours,mosec --rows 'encode-1-*' --rounds 1"
+    make bench ARGS="--only main --revision HEAD~5 --ours 'two=--workers 2'"
 """
 
 import argparse
-import asyncio
-import io
-import statistics
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from fastapi import FastAPI
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.main import create_app
-from app.settings import PRETRAINED, Settings
-from model.bundle.pixels import to_network
+from benchmarks import environments, growth, limits, machine
+from benchmarks.environments import WORK, Pythons, Unavailable
+from benchmarks.processes import StartFailed
+from benchmarks.report import markdown
+from benchmarks.results import Results, Standing, write_whole
+from benchmarks.roster import Contender, at_revision, ours, standard
+from benchmarks.rows import LARGE_ROWS, MAIN_ROWS, PICTURE_ROWS, Row, Workload, WrongAnswer
+from benchmarks.visits import START_SECONDS, WARM_SHARE, rest, run_rows, visit
 
-ROUNDS = 9
-Work = Callable[[], Awaitable[object]]
-
-
-def npy(array: np.ndarray) -> bytes:
-    """What numpy.save writes."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def request(app: FastAPI, path: str, body: bytes) -> Work:
-    """One POST of an .npy body, answered in .npy, as a server would hand it to the application."""
-    headers = [
-        (b"content-type", b"application/x-npy"),
-        (b"accept", b"application/x-npy"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-
-    async def send_request() -> bytes:
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
-        answered = asyncio.Event()
-        sent: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            if not waiting:
-                await answered.wait()
-                return {"type": "http.disconnect"}
-            return waiting.pop()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": headers,
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 8000),
-            "state": {},
-        }
-        await app(scope, receive, send)
-        answered.set()
-        if sent[0]["status"] != 200:
-            raise RuntimeError(f"{path} answered {sent[0]['status']}: {sent[1]['body']!r}")
-        return bytes(sent[1]["body"])
-
-    return send_request
+TABLES = ("main", "pictures", "large", "growth")
+LIMIT_SECONDS = 0.2
+# What a visit and a row cost beside what is counted: only for the estimate.
+VISIT_SECONDS, ROW_SECONDS = 6.0, 0.5
 
 
-async def seconds(work: Work, count: int, concurrency: int) -> float:
-    """Seconds a request, with so many under way at a time."""
-    left = iter(range(count))
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run: tables, contenders, rows of the main tables, rounds, seconds a row."""
 
-    async def client() -> None:
-        for _ in left:
-            await work()
+    tables: tuple[str, ...]
+    contenders: tuple[Contender, ...]
+    rows: tuple[str, ...]
+    rounds: int
+    seconds: float
+    bundle: Path
+    large_bundle: Path | None
+    cores: int
+    start_seconds: float = START_SECONDS
 
-    began = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(concurrency)))
-    return (time.perf_counter() - began) / count
+    def rows_of(self, contender: Contender, *, large: bool) -> list[tuple[str, Row]]:
+        """(table, row) of a visit with one of the two bundles."""
+        if large:
+            wanted = [("large", row) for row in LARGE_ROWS if contender.large and "large" in self.tables]
+        else:
+            wanted = [("main", row) for row in MAIN_ROWS if "main" in self.tables]
+            wanted += [("pictures", row) for row in PICTURE_ROWS if contender.draws and "pictures" in self.tables]
+        return [(table, row) for table, row in wanted if any(matches(row, pattern) for pattern in self.rows)]
+
+    def steps(self) -> int:
+        """Rows in all rounds, and the limits."""
+        rows = sum(len(self.rows_of(one, large=large)) for one in self.contenders for large in (False, True))
+        return self.rounds * (rows + len(self._bundles())) + len(self.growing()) * growth.STEPS
+
+    def estimate(self) -> float:
+        """Seconds, roughly."""
+        visits = [self.rows_of(one, large=large) for one in self.contenders for large in (False, True)]
+        row = self.seconds * (1 + WARM_SHARE) + ROW_SECONDS
+        round_seconds = sum(VISIT_SECONDS + len(rows) * row for rows in visits if rows)
+        round_seconds += len(self._bundles()) * 2 * len(limits.BATCHES) * 2 * LIMIT_SECONDS * 1.5
+        return self.rounds * round_seconds + len(self.growing()) * growth.estimate(row)
+
+    def _bundles(self) -> list[str]:
+        return [table for table in ("main", "large") if table in self.tables]
+
+    def growing(self) -> list[Contender]:
+        """Those of ours whose growth is measured."""
+        return [one for one in self.contenders if one.role == "ours"] if "growth" in self.tables else []
 
 
-async def compare(bundle_folder: Path, count: int) -> None:
-    """Measure and print."""
-    settings = Settings.model_validate({"models": (bundle_folder,), "threads": 1})
-    apps = {"server": create_app(settings), "FastAPI": create_app(settings, shortcut=False)}
-    async with AsyncExitStack() as stack:
-        for app in apps.values():
-            await stack.enter_async_context(app.router.lifespan_context(app))
-            await app.state.engine.warmed_up()
-        bundle = next(iter(apps["server"].state.engine.models.values())).bundle
-        images = bundle.golden.images[:1]
-        ready = to_network(images)
+def matches(row: Row, pattern: str) -> bool:
+    """Whether a pattern names a row: its whole name, or the name without the connections.
 
-        async def graph() -> object:
-            return bundle.encode(ready)
+    >>> matches(Row("encode", 1, "json", 16), "encode-1-json"), matches(Row("encode", 1, "json", 16), "*-64")
+    (True, False)
+    """
+    return fnmatch(row.name, pattern) or fnmatch(row.request, pattern)
 
-        ways: dict[str, Work] = {"graph": graph}
-        ways |= {name: request(app, "/encode", npy(images)) for name, app in apps.items()}
-        print(f"POST /encode of one picture, {bundle.name}/{bundle.version}, median of {ROUNDS} rounds of {count}")
-        for concurrency in (1, 32):
-            times: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(ROUNDS):
-                for name, work in ways.items():
-                    times[name].append(await seconds(work, count, concurrency))
-            middle = {name: statistics.median(found) for name, found in times.items()}
-            print(f"{concurrency:3} at a time:", end="")
-            print(f"  server / graph {middle['server'] / middle['graph']:.2f}", end="")
-            print(f"  FastAPI / server {middle['FastAPI'] / middle['server']:.2f}", end="")
-            print("   (" + ", ".join(f"{name} {middle[name] * 1e6:.0f} µs" for name in ways) + ")")
+
+def run(plan: Plan, pythons: Pythons, console: Console) -> Results:
+    """Run a plan. Contenders that fail are reported in the results; the others go on."""
+    results = Results(machine.facts(plan.cores))
+    results.facts |= {
+        "client": "wrk, one thread",
+        "rounds": f"{plan.rounds}, {plan.seconds:g} s a row",
+        "bundle": plan.bundle.name,
+    }
+    ready = prepare(plan, pythons, results, console)
+    workloads = {"main": Workload(plan.bundle)}
+    if "large" in plan.tables and plan.large_bundle is not None:
+        workloads["large"] = Workload(plan.large_bundle)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("", total=plan.steps())
+
+        def progress(words: str) -> None:
+            bar.update(task, description=words, advance=1)
+
+        for turn in range(plan.rounds):
+            order = list(ready)
+            order = order[turn % len(order) :] + order[: turn % len(order)] if order else []
+            for table, workload in workloads.items():
+                for contender in order:
+                    rows = plan.rows_of(contender, large=table == "large")
+                    told = partial(_told, progress, f"round {turn + 1}, {contender.name}: ")
+                    if rows:
+                        _round(
+                            contender,
+                            ready[contender],
+                            workload,
+                            rows,
+                            plan,
+                            results,
+                            told,
+                        )
+                if table in plan.tables:
+                    progress(f"round {turn + 1}: the graphs alone")
+                    found = limits.images_a_second(workload.bundle, cores=plan.cores, seconds=LIMIT_SECONDS)
+                    for operation, rate in found.items():
+                        results.limits.setdefault(table, {}).setdefault(operation, []).append(rate)
+        for contender in plan.growing():
+            if contender in ready:
+                results.growth += growth.measure(
+                    contender, ready[contender], workloads["main"], plan.seconds, plan.cores, progress
+                )
+    return results
+
+
+def prepare(plan: Plan, pythons: Pythons, results: Results, console: Console) -> dict[Contender, Path]:
+    """Interpreters of all contenders that can be had here; the others are noted as not run."""
+    ready = {}
+    for contender in plan.contenders:
+        standing = results.standings[contender.name] = Standing(contender.role, contender.note)
+        try:
+            with console.status(f"environment of {contender.name}"):
+                python = pythons(contender.installation)
+            standing.versions = {name: environments.version_of(python, name) for name in contender.packages}
+            ready[contender] = python
+        except Unavailable as problem:
+            standing.not_run = str(problem)
+            console.print(f"{contender.name}: not run: {problem}", highlight=False, markup=False)
+    return ready
+
+
+def _told(progress: Callable[[str], None], before: str, words: str) -> None:
+    progress(before + words)
+
+
+def _round(
+    contender: Contender,
+    python: Path,
+    workload: Workload,
+    rows: Sequence[tuple[str, Row]],
+    plan: Plan,
+    results: Results,
+    progress: Callable[[str], None],
+) -> None:
+    """One visit: start, memory, rows, end."""
+    standing = results.standings[contender.name]
+    try:
+        with visit(contender, python, workload, cores=plan.cores, start_seconds=plan.start_seconds) as visited:
+            main = rows[0][0] != "large"
+            if main:
+                standing.cold_starts.append(visited.cold_start)
+                rest(visited, [row for _, row in rows])
+                at_rest = visited.server.memory()
+            run_rows(visited, rows, results, seconds=plan.seconds, progress=progress)
+            if main:
+                standing.memory.append(replace(at_rest, peak=visited.server.memory().peak))
+    except (StartFailed, WrongAnswer) as problem:
+        for table, row in rows:
+            progress(row.name)
+            results.fail(table, row.name, contender.name, f"not started: {problem}")
+
+
+def chosen(options: argparse.Namespace) -> tuple[Contender, ...]:
+    """The contenders that the options name. Raises ValueError, which lists those that there are, and Unavailable."""
+    known = standard()
+    for given in options.ours:
+        name, _, rest_of_it = given.partition("=")
+        known.insert(1, ours(name, options=tuple(shlex.split(rest_of_it))))
+    known += [at_revision(revision) for revision in options.revision]
+    names = [contender.name for contender in known]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two contenders have one name: {', '.join(names)}")
+    if options.contenders is None:
+        return tuple(known)
+    wanted = options.contenders.split(",")
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(f"no contender {', '.join(unknown)}; there are {', '.join(names)}")
+    added = {given.partition("=")[0] for given in options.ours}
+    return tuple(one for one in known if one.name in wanted or one.name in added or "@" in one.name)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", metavar="A,B", help="only these")
+    parser.add_argument("--rows", default="*", metavar="A,B", help="patterns of rows: 'encode-1-*', '*-binary-64'")
+    parser.add_argument("--only", default=",".join(TABLES), metavar="A,B", help=f"tables: {','.join(TABLES)}")
+    parser.add_argument("--rounds", type=int, default=3, help="(3)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="a row and round (1.5)")
+    parser.add_argument("--model", type=Path, help="bundle of the main rows; a small one with random weights")
+    parser.add_argument("--revision", action="append", default=[], help="ours at a commit too; may be repeated")
+    parser.add_argument("--ours", action="append", default=[], metavar="NAME=OPTIONS", help="ours with options too")
+    parser.add_argument("--output", type=Path, default=WORK / "results", help="folder of results.md and results.json")
+    return parser, parser.parse_args(arguments)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What the options ask for. Raises ValueError where they make no sense, and Unavailable."""
+    tables = tuple(options.only.split(","))
+    if unknown := [table for table in tables if table not in TABLES]:
+        raise ValueError(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    patterns = tuple(options.rows.split(","))
+    rows = (*MAIN_ROWS, *PICTURE_ROWS, *LARGE_ROWS)
+    if unknown := [pattern for pattern in patterns if not any(matches(row, pattern) for row in rows)]:
+        names = ", ".join(dict.fromkeys(row.name for row in rows))
+        raise ValueError(f"no row {', '.join(unknown)}; there are {names}")
+    if options.rounds < 1 or not 0 < options.seconds <= 60:
+        raise ValueError("at least one round, and rows of 60 seconds at most")
+    if shutil.which("wrk") is None:
+        raise ValueError("wrk is not installed; on Debian and Ubuntu: apt install wrk")
+    contenders = chosen(options)
+    from benchmarks.models import make_bundle  # PyTorch takes seconds to import, and --help needs none
+
+    bundle = options.model or make_bundle("small", WORK / "bundles" / "small")
+    large = make_bundle("large", WORK / "bundles" / "large") if "large" in tables else None
+    cores = len(os.sched_getaffinity(0))
+    return Plan(tables, contenders, patterns, options.rounds, options.seconds, bundle.resolve(), large, cores)
 
 
 def main() -> None:
-    """Parse the options and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PRETRAINED, help="bundle folder; the one that ships")
-    parser.add_argument("--count", type=int, default=500, help="requests a round")
-    options = parser.parse_args()
-    asyncio.run(compare(options.model, options.count))
+    """Parse the options, run, and write the report."""
+    console = Console(stderr=True)
+    parser, options = parse()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        plan = plan_of(options)
+    except (ValueError, Unavailable) as problem:
+        parser.error(str(problem))
+    console.print(f"about {plan.estimate() / 60:.0f} minutes, and what new environments take", highlight=False)
+    try:
+        results = run(plan, environments.environment, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; no contender is left running, and nothing was written")
+        sys.exit(130)
+    results.write(options.output / "results.json")
+    text = markdown(results)
+    write_whole(options.output / "results.md", text)
+    print(text)
+    console.print(f"written to {options.output}", highlight=False)
 
 
 if __name__ == "__main__":

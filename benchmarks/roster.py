@@ -1,0 +1,158 @@
+"""Who takes part: every contender, how it is installed, started and spoken to."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.dialects import Canned, Dialect, Ours, Plain
+from benchmarks.environments import ROOT, Installation, of_requirements, of_source, source_at
+
+Role = Literal["ours", "peer", "limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a contender is started: its interpreter, its port, the bundle, a folder of its own, the machine's cores."""
+
+    python: Path
+    port: int
+    bundle: Path
+    folder: Path
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """A server in one configuration. ``packages`` are those whose versions the report names."""
+
+    name: str
+    role: Role
+    installation: Installation
+    command: Callable[[Place], list[str]]
+    dialect: Dialect = field(default_factory=Plain)
+    environment: dict[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    note: str = ""
+    draws: bool = False
+    """It takes and gives pictures: PNG in, PNG out, samples."""
+    large: bool = False
+    """It takes part with the larger model too."""
+
+    def settings(self, place: Place) -> dict[str, str]:
+        """Its environment variables. Nobody reports to anybody while it is measured."""
+        quiet = {"ORT_DISABLE_TELEMETRY": "1", "BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
+        paths = {"BUNDLE": str(place.bundle), "ANSWERS": str(place.folder / "answers"), "PYTHONPATH": str(ROOT)}
+        return quiet | paths | self.environment
+
+
+def script(module: str, *options: str) -> Callable[[Place], list[str]]:
+    """One of the scripts in ``contenders/``; {cores} in its options is the machine's number of cores."""
+
+    def command(place: Place) -> list[str]:
+        told = [option.format(cores=place.cores, folder=place.folder) for option in options]
+        return [str(place.python), "-m", f"benchmarks.contenders.{module}", "--port", str(place.port), *told]
+
+    return command
+
+
+def ours(name: str, source: Path = ROOT, options: tuple[str, ...] = (), installation: str = "ours") -> Contender:
+    """`vae serve`, as `make serve` starts it."""
+
+    def command(place: Place) -> list[str]:
+        vae = str(place.python.with_name("vae"))
+        return [vae, "serve", "--model", str(place.bundle), "--port", str(place.port), "--drain-delay", "0", *options]
+
+    return Contender(
+        name,
+        "ours",
+        of_source(installation, source),
+        command,
+        Ours(),
+        {"PYTHONPATH": ""},
+        ("onnxruntime",),
+        shlex.join(("vae", "serve", *options)),
+        draws=True,
+        large=True,
+    )
+
+
+def standard() -> list[Contender]:
+    """Everybody but earlier commits of ours."""
+    return [
+        ours("ours"),
+        Contender(
+            "mosec",
+            "peer",
+            of_requirements("mosec"),
+            script(
+                "mosec_server",
+                "--address",
+                "127.0.0.1",
+                "--log-level",
+                "error",
+                "--timeout",
+                "30000",
+                "--workers",
+                "1",
+                "--batch",
+                "32",
+            ),
+            packages=("mosec", "onnxruntime"),
+            note="dynamic batching, one worker a graph",
+            large=True,
+        ),
+        Contender(
+            "mosec-unbatched",
+            "peer",
+            of_requirements("mosec"),
+            script(
+                "mosec_server",
+                "--address",
+                "127.0.0.1",
+                "--log-level",
+                "error",
+                "--timeout",
+                "30000",
+                "--workers",
+                "{cores}",
+            ),
+            packages=("mosec", "onnxruntime"),
+            note="no batching, a worker a core and graph",
+            large=True,
+        ),
+        Contender(
+            "litserve",
+            "peer",
+            of_requirements("litserve"),
+            script("litserve_server", "--workers", "1", "--servers", "1", "--batch", "32"),
+            packages=("litserve", "onnxruntime"),
+            note="batching, the fast queue",
+        ),
+        Contender(
+            "fastapi",
+            "peer",
+            of_requirements("fastapi"),
+            script("fastapi_onnx", "--workers", "{cores}"),
+            packages=("fastapi", "uvicorn", "onnxruntime"),
+            note="written by hand, orjson, a process a core",
+            draws=True,
+            large=True,
+        ),
+        Contender(
+            "bare-asgi",
+            "limit",
+            of_requirements("bare-asgi"),
+            script("bare_asgi", "--workers", "{cores}"),
+            Canned(),
+            packages=("uvicorn",),
+            note="reads the body, answers bytes that lie ready, a process a core",
+        ),
+    ]
+
+
+def at_revision(revision: str, options: tuple[str, ...] = ()) -> Contender:
+    """Ours as it was at a commit, with that commit's own constraints. Raises Unavailable."""
+    short, source = source_at(revision)
+    return ours(f"ours@{short}", source, options, f"ours-{short}")
