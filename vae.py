@@ -188,6 +188,7 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")],
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    precision: Annotated[Literal["float32", "float16", "int8"], typer.Option(help="Of the graphs.")] = "float32",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -196,7 +197,7 @@ def export(
         from training.export import export as export_run
         from training.run import RunFolder
 
-        export_run(RunFolder(run), output, version=version, replace=replace, data_dir=data_dir, console=console)
+        export_run(RunFolder(run), output, version, precision, replace=replace, data_dir=data_dir, console=console)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from model.posteriors import LOG_VARIANCE_LIMIT
 from training.config import RunConfig
 from training.loop import Plan
 from training.optimization import warmup
+from training.precision import words
 from training.run import Provenance
 from training.words import count
 
@@ -41,8 +42,9 @@ class Facts:
 
 def model_card(facts: Facts) -> str:
     """The card, Markdown. The same facts give the same text."""
-    sections = (_title, _data, _architecture, _training, _measured, _use_and_limits, _how_to, _provenance)
-    return "\n\n".join(section(facts) for section in sections) + "\n"
+    sections = (_title, _data, _architecture, _training, _measured, _precision, _use_and_limits, _how_to, _provenance)
+    texts = [section(facts) for section in sections]
+    return "\n\n".join(text for text in texts if text is not None) + "\n"
 
 
 def _title(facts: Facts) -> str:
@@ -119,7 +121,13 @@ def _measured(facts: Facts) -> str:
             "## Measured\n\nNothing was measured: how good this model is on test images is not known. "
             "`vae evaluate` on its run measures it, and another export puts the numbers here."
         )
-    return "\n\n".join(["## Measured", _protocol(metrics), _table(metrics), *_remarks(facts, metrics)])
+    precision = words.remark(facts.manifest)
+    warning = [] if precision is None else [precision]
+    return "\n\n".join(["## Measured", *warning, _protocol(metrics), _table(metrics), *_remarks(facts, metrics)])
+
+
+def _precision(facts: Facts) -> str | None:
+    return words.section(facts.manifest)
 
 
 def _protocol(metrics: Metrics) -> str:

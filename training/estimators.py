@@ -5,8 +5,10 @@ import math
 from typing import NamedTuple
 
 import torch
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
 from torch import Generator, Tensor
 
+from model.bundle.manifest import Estimate
 from model.posteriors import DiagonalGaussian, standard_normal_log_density
 from model.vae import VAE
 
@@ -116,3 +118,11 @@ def _log_likelihood(model: VAE, images: Tensor, latents: Tensor, at_a_time: int)
         for some, of in zip(torch.split(flat, at_a_time), torch.split(which, at_a_time), strict=True)
     ]
     return torch.unflatten(torch.cat(pieces), 0, (samples, count))
+
+
+def mean_over_images(values: Tensor) -> Estimate:
+    """Mean over N >= 2 images with the 95% interval of the mean, by Student's t with N - 1 degrees of freedom."""
+    values = values.double()
+    mean = values.mean().item()
+    reach = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / math.sqrt(len(values))
+    return Estimate(value=mean, low=mean - reach, high=mean + reach)

@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
 from torch import Generator, Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -23,7 +22,7 @@ from training.data.dataset import Dataset
 from training.data.splits import choose
 from training.device import choose_device, prepare
 from training.errors import DataError, NonFiniteMetric
-from training.estimators import ImageEstimates, encode, estimate_images
+from training.estimators import ImageEstimates, encode, estimate_images, mean_over_images
 from training.feed import Feed
 from training.images import held_out_images
 from training.memory import images_at_a_time
@@ -133,15 +132,15 @@ def measure(
     negative_log_likelihood = -estimates.log_likelihood
     sample_size = estimates.effective_sample_size
     return Metrics(
-        rate=_estimate(estimates.rate),
-        distortion=_estimate(estimates.distortion),
-        negative_elbo=_estimate(estimates.rate + estimates.distortion),
-        negative_log_likelihood=_estimate(negative_log_likelihood) if has_likelihood else None,
+        rate=mean_over_images(estimates.rate),
+        distortion=mean_over_images(estimates.distortion),
+        negative_elbo=mean_over_images(estimates.rate + estimates.distortion),
+        negative_log_likelihood=mean_over_images(negative_log_likelihood) if has_likelihood else None,
         effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
         active_units=_active_units(means),
         kl_per_dimension=tuple(torch.cat([batch.divergences for batch in batches]).double().mean(0).tolist()),
-        reconstruction_error=_estimate(errors),
-        bits_per_dim=_estimate(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
+        reconstruction_error=mean_over_images(errors),
+        bits_per_dim=mean_over_images(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
         protocol=Protocol(
             dataset=test.name,
             split=test.split,
@@ -256,14 +255,6 @@ def summary(metrics: Metrics) -> Table:
 def _pixel(protocol: Protocol) -> str:
     """Pictures are encoded and compared as they are served, before any pixel is drawn."""
     return "grey pixel" if protocol.binarization == "dynamic" else "pixel"
-
-
-def _estimate(values: Tensor) -> Estimate:
-    """Mean over N >= 2 images with the 95% interval of the mean, by Student's t with N - 1 degrees of freedom."""
-    values = values.double()
-    mean = values.mean().item()
-    reach = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / math.sqrt(len(values))
-    return Estimate(value=mean, low=mean - reach, high=mean + reach)
 
 
 def _active_units(means: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 ::
 
-    best.safetensors ── VAE, float32, CPU ──┬─► encoder.onnx, decoder.onnx ─┐
+    best.safetensors ── VAE, float32, CPU ──┬─► encoder.onnx, decoder.onnx ─┐  (lowered afterwards, if wished)
     validation images ──────────────────────┴─► golden.npz ─────────────────┼─► manifest.json, in a folder of its own
     config, provenance, metrics.json ─────────► MODEL_CARD.md ──────────────┘          │ open_bundle
                                                   published under its name  ◄── compared with PyTorch on real images
@@ -11,8 +11,11 @@ Whatever fails on the way, nothing is published and nothing is left behind.
 """
 
 import io
+from collections.abc import Mapping
+from dataclasses import replace as replace_in
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +30,10 @@ from model.bundle.manifest import (
     DECODER,
     ENCODER,
     GOLDEN,
+    LIMITS,
     LatentSpec,
     LikelihoodSpec,
+    Lower,
     Manifest,
     Metrics,
     graph_signatures,
@@ -45,6 +50,8 @@ from training.data.dataset import Dataset
 from training.errors import ExportError
 from training.graphs import decoder_graph, encoder_graph
 from training.images import training_images
+from training.precision.lowering import lower
+from training.precision.words import lines
 from training.run import RunFolder, git_commit
 from training.showcase import showcase
 from training.trained import TorchModel, load_best
@@ -67,8 +74,9 @@ Floats = NDArray[np.float32]
 def export(
     run: RunFolder,
     destination: Path,
-    *,
     version: str,
+    precision: Literal["float32", Lower] = "float32",
+    *,
     replace: bool = False,
     data_dir: Path | None,
     console: Console,
@@ -78,6 +86,7 @@ def export(
     Args:
         destination: the bundle's folder.
         version: of the bundle, such as "1"; letters, digits, ``.``, ``_`` and ``-``.
+        precision: of the graphs; what less than float32 costs is measured on validation images and told.
         replace: put it in the place of a bundle that is there.
         data_dir: local copies of the data, from which a few validation images are taken.
 
@@ -101,18 +110,27 @@ def export(
         say(console, f"{run.folder}: training is not finished: these are the best weights up to step {stopped:,}")
     counts = len(training), len(validation)
     facts = Facts(config, manifest, provenance, *counts, _parameters(model.vae), step, git_commit(), stopped)
-    golden = validation.subset(showcase(validation, _golden_count(config)))
+    golden = showcase(validation, _golden_count(config))
     try:
         with staging_folder(destination) as staging:
             console.print(
                 f"exporting {config.name} {version}: step {step:,} of {run.folder}", highlight=False, soft_wrap=True
             )
-            write_bytes_atomically(staging / ENCODER, encoder_graph(model.vae, manifest.graphs.encoder))
-            write_bytes_atomically(staging / DECODER, decoder_graph(model.vae, manifest.graphs.decoder))
-            write_bytes_atomically(staging / GOLDEN, _golden(model, golden))
-            write_text_atomically(staging / CARD, model_card(facts))
-            write_manifest(staging, manifest)
-            worst = check_parity(open_bundle(staging), model, validation)
+            files = {
+                ENCODER: encoder_graph(model.vae, manifest.graphs.encoder),
+                DECODER: decoder_graph(model.vae, manifest.graphs.decoder),
+                GOLDEN: _golden(model, validation.subset(golden)),
+            }
+            worst = _stage(staging, facts, files, model, validation)
+            if precision != "float32":
+                contents = {path.name: path.read_bytes() for path in staging.iterdir()}
+                say(console, f"lowering it to {precision}, and measuring what that costs")
+                lowered = lower(
+                    precision, model, contents, manifest, training, validation, also=golden, seed=config.seed, step=step
+                )
+                facts = replace_in(facts, manifest=manifest.model_copy(update={"precision": lowered.precision}))
+                files = {ENCODER: lowered.encoder, DECODER: lowered.decoder}
+                worst = _stage(staging, facts, files, model, validation)
             publish(staging, destination, replace=replace)
     except (BundleError, ModelFault) as error:
         raise ExportError(str(error)) from error
@@ -125,7 +143,19 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    for line in () if facts.manifest.precision is None else lines(facts.manifest.precision):
+        say(console, line)
     return destination
+
+
+def _stage(staging: Path, facts: Facts, files: Mapping[str, bytes], model: TorchModel, validation: Dataset) -> float:
+    """Write files, card and manifest into the folder, open it as a server does, and compare it with PyTorch; the
+    largest deviation."""
+    for name, data in files.items():
+        write_bytes_atomically(staging / name, data)
+    write_text_atomically(staging / CARD, model_card(facts))
+    write_manifest(staging, facts.manifest)
+    return check_parity(open_bundle(staging), model, validation)
 
 
 def check_parity(bundle: Bundle, model: TorchModel, validation: Dataset) -> float:
@@ -138,7 +168,10 @@ def check_parity(bundle: Bundle, model: TorchModel, validation: Dataset) -> floa
         ExportError: naming graph, output, batch size and the largest deviation, where it exceeds the tolerance.
         ModelFault: a graph fails.
     """
-    worst = 0.0
+    worst, latent, pixel = 0.0, LATENT_TOLERANCE, PIXEL_TOLERANCE
+    if bundle.manifest.precision is not None:
+        limits = LIMITS[bundle.manifest.precision.kind]
+        latent, pixel = limits["mean"].largest, limits["pixel"].largest
     for size in BATCH_SIZES:
         chosen = np.resize(showcase(validation, size), size)  # a data set smaller than the batch is repeated
         images = to_network(np.asarray(validation.images[chosen]))
@@ -147,10 +180,10 @@ def check_parity(bundle: Bundle, model: TorchModel, validation: Dataset) -> floa
         for output in ("mean", "log_variance"):
             a, b = getattr(found, output), getattr(wanted, output)
             relative = np.abs(a - b) / np.maximum(1, np.abs(b))
-            worst = max(worst, _checked(ENCODER, output, size, relative, LATENT_TOLERANCE))
+            worst = max(worst, _checked(ENCODER, output, size, relative, latent))
         for latents in (wanted.mean, prior_latents(size, bundle.manifest.latent.dim, seed=size)):
             deviation = np.abs(bundle.decode(latents) - model.decode(latents))
-            worst = max(worst, _checked(DECODER, "image", size, deviation, PIXEL_TOLERANCE))
+            worst = max(worst, _checked(DECODER, "image", size, deviation, pixel))
     return worst
 
 

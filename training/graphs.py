@@ -99,12 +99,20 @@ def _graph(module: nn.Module, example: Tensor, spec: GraphSpec) -> bytes:
             )
         if program is None:
             raise ExportError(f"{spec.file}: PyTorch's exporter made no graph")
-        graph: onnx.ModelProto = program.model_proto
-        graph.graph.ClearField("value_info")  # shapes between the nodes: ONNX Runtime infers them
-        _remove_remarks(graph)
-        onnx.checker.check_model(graph, full_check=True)
+        return serialized(program.model_proto)
     except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError) as error:
         raise ExportError(f"{spec.file}: PyTorch's exporter cannot make this graph") from error
+
+
+def serialized(graph: onnx.ModelProto) -> bytes:
+    """A graph as the bytes that a bundle holds: checked, without remarks, and the same for the same graph.
+
+    Raises:
+        onnx.checker.ValidationError: it is no valid graph.
+    """
+    graph.graph.ClearField("value_info")  # shapes between the nodes: ONNX Runtime infers them
+    _remove_remarks(graph)
+    onnx.checker.check_model(graph, full_check=True)
     return bytes(graph.SerializeToString(deterministic=True))
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from model.bundle.interrupts import quick_exit
@@ -38,10 +39,13 @@ def float16() -> ModuleType:
 
 
 def _tool(name: str) -> ModuleType:
-    onnx_runtime()  # first, since it silences what all of them import
+    runtime = onnx_runtime()  # first, since it silences what all of them import
     before = list(sys.path)
-    with quick_exit():
-        module = import_module(f"onnxruntime.{name}")
-    # Importing these puts their own folder on the path, where any `import fusion_utils` would find it.
-    sys.path[:] = before
-    return module
+    # Its modules import each other by their bare names, from a folder that their package puts on the path when it is
+    # imported. There it would stay, and be found by whoever imports something called `float16` or `optimizer`.
+    sys.path.append(str(Path(str(runtime.__file__)).parent / "transformers"))
+    try:
+        with quick_exit():
+            return import_module(f"onnxruntime.{name}")
+    finally:
+        sys.path[:] = before

@@ -1,6 +1,7 @@
 """An open bundle against what NumPy computes with the same weights."""
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.latents import prior_latents
-from model.bundle.onnx_runtime import onnx_runtime
+from model.bundle.onnx_runtime import float16, onnx_runtime, quantization
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle, RuntimeOptions, finite
 from model.bundle.store import open_bundle
@@ -167,3 +168,10 @@ def test_a_provider_that_is_offered_and_does_not_start_is_not_claimed(
     assert open_bundle(folder, RuntimeOptions(provider="auto", threads=1)).provider == "cpu"
     with pytest.raises(BundleError, match="CUDA was required"):
         open_bundle(folder, RuntimeOptions(provider="cuda", threads=1, require_provider=True))
+
+
+def test_the_tools_of_onnx_runtime_leave_the_import_path_alone() -> None:
+    before = list(sys.path)
+    assert float16().convert_float_to_float16
+    assert quantization().quantize_static  # which needs a part of the other's package
+    assert sys.path == before
