@@ -1,8 +1,9 @@
-"""Batching without waiting: a batch is whatever arrived while the previous one ran.
+"""Batching without waiting: a batch is what arrived at the same time, or while the previous ones ran.
 
-One thread owns one graph. It sleeps while nobody asks, so that an idle server adds no delay, and forms its next batch
-itself the moment a run ends, without a detour over the event loop. Requests share batches; a request that is larger
-than a batch takes its turn once a round, so that small ones are not stuck behind it.
+Requests whose data was there in one turn of the event loop are run together. If that takes no longer than handing
+them to another thread and back, they are run on the spot; else they wait for a thread, and whatever arrives until one
+is free joins them. An idle server adds no delay. A request that is larger than a batch takes its turn once a round, so
+that small ones are not stuck behind it.
 """
 
 import asyncio
@@ -10,199 +11,263 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import NotReady, QueueTimeout
+from app.runners import Runners
 from model.bundle.errors import ModelFault
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], tuple[Array, ...]]
 
+ON_THE_SPOT = 0.001
+"""Seconds that the event loop may be held up. A thread and back cost a tenth of that where nobody else wants to run;
+beside a busy event loop, which has to give up Python's lock for it, several times as much."""
+
+
+class Asker(Protocol):
+    """Who submits: hears how its rows fare."""
+
+    def ran(self, rows: int) -> None:
+        """A run had some of these rows among its ``rows``."""
+
+    def waits(self) -> None:
+        """The result will take a while."""
+
+
+class Nobody:
+    """An `Asker` that does not listen."""
+
+    def ran(self, rows: int) -> None:
+        pass
+
+    def waits(self) -> None:
+        pass
+
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """The rows of one request and how far they got. ``future`` belongs to the event loop, the rest to the thread."""
+    """The rows of one request and how far they got. ``future`` belongs to the event loop."""
 
     rows: Array
     future: "asyncio.Future[tuple[Array, ...]]"
     arrived: float
-    on_batch: Callable[[int], None]
+    asker: Asker
     taken: int = 0
+    missing: int = 0
     abandoned: bool = False
-    parts: list[tuple[Array, ...]] = field(default_factory=list)
+    alarm: asyncio.TimerHandle | None = None
+    parts: dict[int, tuple[Array, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Slice:
-    """Rows of one job in one batch."""
+    """Rows of one job in one batch, from row ``start`` of the job on."""
 
     job: _Job
+    start: int
     rows: Array
 
 
-class Batcher:
-    """Runs a graph for many requests. ``submit`` on the event loop; ``start`` and ``close`` around.
+Result = tuple[Array, ...] | Exception
 
-    ``run`` maps rows (B, ...) to a tuple of arrays (B, ...), rows in the same order. A run that raises is repeated
-    for every request's rows alone, and a result that is not finite fails its own request only (ModelFault).
+
+class Batcher:
+    """Runs one graph for many requests. ``submit`` on the event loop; ``start`` and ``close`` around.
+
+    ``run`` maps rows (B, ...) to a tuple of arrays (B, ...), rows in the same order; it is called by several threads at
+    a time. A run that raises is repeated for every request's rows alone, and a result that is not finite fails its own
+    request only (ModelFault).
     """
 
     def __init__(
         self,
-        name: str,
         run: Run,
+        runners: Runners,
         *,
         max_batch: int,
         deadline: float,
+        on_the_spot: float = ON_THE_SPOT,
         on_wait: Callable[[float], None] = lambda seconds: None,
         on_run: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
-        self._run, self._max_batch, self._deadline = run, max_batch, deadline
-        self._on_wait, self._on_run = on_wait, on_run
-        self._queue: deque[_Job] = deque()
-        self._changed = Condition()
+        self._run, self._runners, self._max_batch, self._deadline = run, runners, max_batch, deadline
+        self._on_the_spot, self._on_wait, self._on_run = on_the_spot, on_wait, on_run
+        self._arrived: list[_Job] = []  # in this turn of the event loop
+        self._queue: deque[_Job] = deque()  # for the threads; under the runners' lock
         self._closed = False
-        self._thread = Thread(target=self._work, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pace = float("inf")  # seconds a row
 
     @property
     def depth(self) -> int:
         """Rows that wait for their turn."""
-        with self._changed:
-            return sum(len(job.rows) - job.taken for job in self._queue if not job.abandoned)
+        with self._runners.changed:
+            return sum(len(job.rows) - job.taken for job in (*self._queue, *self._arrived) if not job.abandoned)
 
     def start(self) -> None:
         """Begin to serve the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
 
     def close(self) -> None:
-        """Finish the batch that runs, refuse what waits, and end the thread. Blocks for as long as that batch takes."""
-        with self._changed:
+        """Refuse what waits and what comes."""
+        with self._runners.changed:
             self._closed = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+            waiting: list[tuple[_Job, Result]] = [(job, _closed()) for job in (*self._queue, *self._arrived)]
+            self._queue.clear()
+            self._tell_loop(waiting)
 
-    async def submit(self, rows: Array, on_batch: Callable[[int], None] = lambda rows: None) -> tuple[Array, ...]:
+    async def submit(self, rows: Array, asker: Asker = Nobody()) -> tuple[Array, ...]:  # noqa: B008 (it has no state)
         """Run ``rows`` (N, ...), N at least 1. A cancelled call is never computed if its turn has not come yet.
 
-        ``on_batch`` hears, before the result is there, of every batch with some of these rows: how many rows it had.
         Raises QueueTimeout when no row was taken within the deadline, ModelFault when its own results are not finite
         or its own rows make the graph fail, NotReady when the batcher is closed.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(rows, loop.create_future(), time.monotonic(), on_batch)
-        with self._changed:
-            if self._closed:
-                raise NotReady("The server is shutting down.")
-            self._queue.append(job)
-            self._changed.notify()
-        alarm = loop.call_later(self._deadline, self._expire, job)
+        if self._closed or self._loop is None:
+            raise _closed()
+        job = _Job(rows, self._loop.create_future(), time.monotonic(), asker, missing=len(rows))
+        if not self._arrived:
+            self._loop.call_soon(self._end_turn)
+        self._arrived.append(job)
         try:
             return await job.future
         finally:
-            alarm.cancel()
             job.abandoned = True
+            if job.alarm is not None:
+                job.alarm.cancel()
+
+    def _end_turn(self) -> None:
+        """Run what has arrived, or have it run."""
+        jobs = [job for job in self._arrived if not job.abandoned]
+        self._arrived.clear()
+        count = sum(len(job.rows) for job in jobs)
+        # What is already waiting goes first. (That is looked at without the lock: only this thread adds to the queue.)
+        if not self._queue and count <= self._max_batch and count * self._pace <= self._on_the_spot:
+            if jobs and not self._closed:
+                self._settle(self._compute([self._slice(job, count) for job in jobs]))
+            return
+        for job in jobs:
+            assert self._loop is not None  # noqa: S101 (submit has seen it)
+            job.alarm = self._loop.call_later(self._deadline, self._expire, job)
+            job.asker.waits()
+        with self._runners.changed:
+            self._queue.extend(jobs)
+            # A thread a batch, and those that are busy take what is left when they are done.
+            for _ in range(-(-count // self._max_batch)):
+                self._runners.offer(self)
 
     def _expire(self, job: _Job) -> None:
-        with self._changed:
+        with self._runners.changed:
             if job.taken or job.future.done():
                 return
             job.abandoned = True
         job.future.set_exception(QueueTimeout("The request waited too long for its turn; try again later."))
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            finished = [(piece, result) for piece, result in zip(batch, self._compute(batch), strict=True)]
-            self._hand_over(finished)
+    # For the runners
 
-    def _next_batch(self) -> list[_Slice]:
-        """Whatever waits now, up to the largest batch; sleeps while nothing waits; empty when closed."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._closed or self._queue)
-                if self._closed:
-                    self._refuse_waiting()
-                    return []
-                batch: list[_Slice] = []
-                room = self._max_batch
-                unfinished: list[_Job] = []
-                while self._queue and room > 0:
-                    job = self._queue.popleft()
-                    if job.abandoned:
-                        continue
-                    if job.taken == 0:
-                        self._on_wait(time.monotonic() - job.arrived)
-                    rows = job.rows[job.taken : job.taken + room]
-                    job.taken += len(rows)
-                    room -= len(rows)
-                    batch.append(_Slice(job, rows))
-                    if job.taken < len(job.rows):
-                        unfinished.append(job)
-                self._queue.extend(unfinished)
-                if batch:
-                    return batch
+    def has_more(self) -> bool:
+        return bool(self._queue)
 
-    def _compute(self, batch: list[_Slice]) -> list[tuple[Array, ...] | Exception]:
+    def take(self) -> Callable[[], None] | None:
+        """Whatever waits now, up to the largest batch."""
+        batch: list[_Slice] = []
+        room = self._max_batch
+        unfinished: list[_Job] = []
+        while self._queue and room > 0:
+            job = self._queue.popleft()
+            if job.abandoned:
+                continue
+            piece = self._slice(job, room)
+            room -= len(piece.rows)
+            batch.append(piece)
+            if job.taken < len(job.rows):
+                unfinished.append(job)
+        self._queue.extend(unfinished)
+        return partial(self._run_on_thread, batch) if batch else None
+
+    def _slice(self, job: _Job, room: int) -> _Slice:
+        if job.taken == 0:
+            self._on_wait(time.monotonic() - job.arrived)
+        piece = _Slice(job, job.taken, job.rows[job.taken : job.taken + room])
+        job.taken += len(piece.rows)
+        return piece
+
+    def _run_on_thread(self, batch: list[_Slice]) -> None:
+        """One wake-up of the event loop a batch, however many requests it served."""
+        finished = self._compute(batch)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._settle, finished)
+
+    def _compute(self, batch: list[_Slice]) -> list[tuple[_Slice, Result]]:
         """A result or an error for each slice, in order."""
+        # A lone slice, the usual case of a quiet server, is run without a copy.
+        rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
+        began = time.perf_counter()
         try:
-            # A lone slice, the usual case of a quiet server, is run without a copy.
-            rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
-            began = time.perf_counter()
             outputs = self._run(rows)
-            self._on_run(len(rows), time.perf_counter() - began)
-            for piece in batch:
-                piece.job.on_batch(len(rows))
-        except Exception as error:  # whatever a runtime raises must reach the requests, and never end this thread
+        except Exception as error:  # whatever a runtime raises must reach the requests, and never end a thread
             if len(batch) == 1:
-                return [error]
+                return [(batch[0], error)]
             return [result for piece in batch for result in self._compute([piece])]
-        if len(batch) == 1:
-            return [outputs]
-        ends = np.cumsum([len(piece.rows) for piece in batch])
-        return list(zip(*(np.split(output, ends[:-1]) for output in outputs), strict=True))
+        seconds = time.perf_counter() - began
+        # The fastest of late: what was slower was held up by something else, and would say little of the next run.
+        self._pace = min(1.05 * self._pace, seconds / len(rows))
+        self._on_run(len(rows), seconds)
+        results: list[tuple[_Slice, Result]] = []
+        finite = all(np.isfinite(output).all() for output in outputs)
+        start = 0
+        for piece in batch:
+            piece.job.asker.ran(len(rows))
+            end = start + len(piece.rows)
+            part = outputs if len(batch) == 1 else tuple(output[start:end] for output in outputs)
+            sound = finite or all(np.isfinite(output).all() for output in part)
+            results.append((piece, part if sound else ModelFault("a result is not finite")))
+            start = end
+        return results
 
-    def _hand_over(self, finished: list[tuple[_Slice, tuple[Array, ...] | Exception]]) -> None:
-        """Tell the event loop what is complete: one wake-up a batch, however many requests it served."""
-        settled: list[tuple[_Job, tuple[Array, ...] | Exception]] = []
+    # On the event loop again
+
+    def _settle(self, finished: list[tuple[_Slice, Result]]) -> None:
         for piece, result in finished:
             job = piece.job
-            if isinstance(result, tuple) and not all(np.isfinite(output).all() for output in result):
-                result = ModelFault("a result is not finite")
-            if isinstance(result, Exception):
-                job.abandoned = True
-                settled.append((job, result))
-                continue
-            job.parts.append(result)
-            if sum(len(part[0]) for part in job.parts) == len(job.rows):
-                settled.append((job, _join(job.parts)))
-        self._tell_loop(settled)
+            if isinstance(result, tuple):
+                job.parts[piece.start] = result
+                job.missing -= len(piece.rows)
+                if job.missing:
+                    continue
+                result = _join(job.parts)
+            job.abandoned = True
+            _tell(job, result)
 
-    def _refuse_waiting(self) -> None:
-        waiting: list[tuple[_Job, tuple[Array, ...] | Exception]] = [
-            (job, NotReady("The server is shutting down.")) for job in self._queue
-        ]
-        self._queue.clear()
-        self._tell_loop(waiting)
-
-    def _tell_loop(self, settled: list[tuple[_Job, tuple[Array, ...] | Exception]]) -> None:
-        if settled and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, settled)
+    def _tell_loop(self, results: list[tuple[_Job, Result]]) -> None:
+        if results and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_tell_all, results)
 
 
-def _join(parts: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-    return parts[0] if len(parts) == 1 else tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+def _closed() -> NotReady:
+    return NotReady("The server is shutting down.")
 
 
-def _settle(settled: list[tuple[_Job, tuple[Array, ...] | Exception]]) -> None:
-    for job, result in settled:
-        if job.future.done():  # cancelled or expired meanwhile
-            continue
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
+def _join(parts: dict[int, tuple[Array, ...]]) -> tuple[Array, ...]:
+    """The parts by the row at which they begin, in the order of the rows."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return tuple(np.concatenate(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True))
+
+
+def _tell_all(results: list[tuple[_Job, Result]]) -> None:
+    for job, result in results:
+        _tell(job, result)
+
+
+def _tell(job: _Job, result: Result) -> None:
+    if job.future.done():  # cancelled or expired meanwhile
+        return
+    if isinstance(result, Exception):
+        job.future.set_exception(result)
+    else:
+        job.future.set_result(result)

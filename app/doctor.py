@@ -18,7 +18,7 @@ from app.cores import quota, usable_cores
 from app.errors import ConfigurationError
 from app.options import flag
 from app.settings import Settings, unknown_variables
-from app.shelf import default_name, inference_threads, open_bundles
+from app.shelf import default_name, open_bundles, runs_at_a_time
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.runtime import Bundle
@@ -75,9 +75,12 @@ def _version(package: str) -> str:
 def _machine(settings: Settings) -> Iterator[Finding]:
     granted = quota()
     limit = "" if granted == float("inf") else f", {granted:g} granted by the control group"
-    usable, threads = usable_cores(), inference_threads(settings)
+    runs = runs_at_a_time(settings)
     yield Finding(
-        "ok", "cores", f"{os.cpu_count()} in the machine{limit}; of {usable} usable, inference takes {threads}"
+        "ok",
+        "cores",
+        f"{os.cpu_count()} in the machine{limit}; {usable_cores()} usable: {settings.workers} workers, "
+        f"in each at most {runs} runs of a graph at a time, on {settings.threads} threads each",
     )
     memory = next((text for path in MEMORY_LIMITS if (text := _read(path)).isdigit() and int(text) < 2**60), None)
     if memory is None:

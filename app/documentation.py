@@ -23,8 +23,8 @@ from starlette.routing import BaseRoute
 from app import schemas
 from app.bodies import FIELD
 from app.errors import ERRORS, PROBLEM_TYPE
-from app.exchange import Operate
 from app.negotiation import FORMATS, JSON, MULTIPART, NPY
+from app.operations import OPERATIONS
 from app.schemas import Problem, Query
 
 Responses = dict[int, dict[str, Any]]
@@ -55,7 +55,6 @@ class Operation:
 
     method: str
     path: str
-    operate: Operate
     summary: str
     query: type[Query]
     bodies: tuple[str, ...]
@@ -81,7 +80,7 @@ def describe(operation: Operation) -> Schema:
     success = {"description": "The answer, in the type that Accept chose.", "headers": _headers(model=True, seed=noisy)}
     return {
         "summary": operation.summary,
-        "description": operation.operate.__doc__,
+        "description": OPERATIONS[operation.method, operation.path].__doc__,
         "tags": ["operations"],
         "responses": {200: success | {"content": content}} | _problems(statuses),
         "openapi_extra": extra,
@@ -219,10 +218,10 @@ def add_docs_page(app: FastAPI) -> None:
 
 def main() -> None:
     """Print the document, the same on every machine: sorted keys, indented, a newline at the end."""
-    from app.main import create_app
+    from app.service import create_app
     from app.settings import Settings
 
-    made = create_app(Settings.model_construct()).openapi()
+    made = create_app(Settings.model_construct()).site().openapi()
     sys.stdout.write(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n")
 
 

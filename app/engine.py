@@ -3,22 +3,21 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Batcher
+from app.batcher import Asker, Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.ledger import Ledger
 from app.metrics import Metrics
-from app.notes import Note
+from app.runners import Runners
 from app.settings import Settings
-from app.shelf import default_name, open_bundles
-from app.tracing import span
+from app.shelf import default_name, open_bundles, runs_at_a_time
+from app.tracing import spans
 from model.bundle.runtime import Bundle, Posterior
 
 Array = NDArray[np.float32]
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Model:
     """A bundle behind two batchers, one a graph."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, bundle: Bundle, runners: Runners, settings: Settings, metrics: Metrics) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.label = f"{bundle.name}/{bundle.version}"
@@ -41,24 +40,25 @@ class Model:
         for graph, run in runs.items():
             on_wait, on_run = metrics.batch_observers(bundle.name, graph)
             self.batchers[graph] = Batcher(
-                f"{bundle.name}-{graph}",
                 run,
+                runners,
                 max_batch=settings.max_batch,
                 deadline=settings.queue_seconds,
                 on_wait=on_wait,
                 on_run=on_run,
             )
         self._encoder, self._decoder = self.batchers["encoder"], self.batchers["decoder"]
+        self._span = spans(settings)
 
-    async def encode(self, images: Array, note: Note) -> Posterior:
+    async def encode(self, images: Array, asker: Asker) -> Posterior:
         """(N, C, H, W) -> mean (N, D), log_variance (N, D). Raises as Batcher.submit does."""
-        with span("encoder", images=len(images)):
-            return Posterior(*await self._encoder.submit(images, note.ran))
+        with self._span("encoder", images=len(images)):
+            return Posterior(*await self._encoder.submit(images, asker))
 
-    async def decode(self, latents: Array, note: Note) -> Array:
+    async def decode(self, latents: Array, asker: Asker) -> Array:
         """(N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
-        with span("decoder", latents=len(latents)):
-            (images,) = await self._decoder.submit(latents, note.ran)
+        with self._span("decoder", latents=len(latents)):
+            (images,) = await self._decoder.submit(latents, asker)
         return images
 
 
@@ -74,14 +74,23 @@ class Engine:
         self._warm = self._leaving = self._refusing = False
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
+        self._runners = Runners(runs_at_a_time(settings))
         self._codec = ThreadPoolExecutor(settings.codec_threads, "codec")
         self._observe = {stage: metrics.codec_observers(stage) for stage in get_args(Stage)}
-        metrics.watch_depths(
+        self._span = spans(settings)
+        metrics.watch(
+            "vae_queue_depth",
+            "Images or latents waiting for a graph.",
+            ("model", "graph"),
             lambda: [
-                (name, graph, batcher.depth)
+                ((name, graph), batcher.depth)
                 for name, model in self.models.items()
                 for graph, batcher in model.batchers.items()
-            ]
+            ],
+        )
+        metrics.watch("vae_requests_receiving", "Requests whose body is awaited.", (), lambda: [((), self._receiving)])
+        metrics.watch(
+            "vae_requests_in_progress", "Requests received and not answered.", (), lambda: [((), self._working)]
         )
 
     def open(self) -> None:
@@ -90,7 +99,7 @@ class Engine:
             return
         models: dict[str, Model] = {}
         for bundle in open_bundles(self.settings):
-            models[bundle.name] = Model(bundle, self.settings, self.metrics)
+            models[bundle.name] = Model(bundle, self._runners, self.settings, self.metrics)
             self.metrics.model_loaded(bundle.name, bundle.version, bundle.digest, bundle.provider)
             fields = {"model": f"{bundle.name}/{bundle.version}", "sha256": bundle.digest, "provider": bundle.provider}
             logger.info(
@@ -101,6 +110,7 @@ class Engine:
     async def start(self) -> None:
         """Open what is not open, start the batchers, and warm up in the background: probes are answered meanwhile."""
         await asyncio.to_thread(self.open)
+        self._runners.start()
         for model in self.models.values():
             for batcher in model.batchers.values():
                 batcher.start()
@@ -135,8 +145,10 @@ class Engine:
         self.refuse()
         if self._warming is not None:
             self._warming.cancel()
-        batchers = [batcher for model in self.models.values() for batcher in model.batchers.values()]
-        await asyncio.gather(*(asyncio.to_thread(batcher.close) for batcher in batchers))
+        for model in self.models.values():
+            for batcher in model.batchers.values():
+                batcher.close()
+        await asyncio.to_thread(self._runners.close)
         self._codec.shutdown(wait=False, cancel_futures=True)
 
     def health(self) -> tuple[Status, str]:
@@ -156,31 +168,32 @@ class Engine:
         except KeyError:
             raise ModelNotFound("There is no model of this name; /models lists them.") from None
 
-    @contextmanager
-    def admission(self) -> Iterator[Callable[[], None]]:
-        """A place among the requests whose body is awaited, taken before anything of a request is read.
+    def admit(self) -> None:
+        """Take a place among the requests whose body is awaited, before anything of a request is read.
 
-        What is given is to be called once the body is there: it takes a place among the requests in work instead. The
-        two are counted apart, so that bodies that do not come keep no one from working; but as long as there is no
-        room to work, no body is read. Raises NotReady or Overloaded, and the call Overloaded.
+        Once the body is there, `begin` takes a place among the requests in work instead. The two are counted apart, so
+        that bodies that do not come keep no one from working; but as long as there is no room to work, no body is read.
+        Who was admitted calls `dismiss` in the end. Raises NotReady or Overloaded.
         """
         if self._refusing or not self._warm:
             raise NotReady(self.health()[1])
-        self._check_room(self._receiving, self.settings.max_receiving)
-        self._check_room(self._working, self.settings.max_waiting)
-        works = False
+        if self._receiving >= self.settings.max_receiving or self._working >= self.settings.max_waiting:
+            raise Overloaded
+        self._receiving += 1
 
-        def begin() -> None:
-            nonlocal works
-            self._check_room(self._working, self.settings.max_waiting)
-            works = True
-            self._count(receiving=-1, working=1)
+    def begin(self) -> None:
+        """From receiving to working. Raises Overloaded."""
+        if self._working >= self.settings.max_waiting:
+            raise Overloaded
+        self._receiving -= 1
+        self._working += 1
 
-        self._count(receiving=1)
-        try:
-            yield begin
-        finally:
-            self._count(**({"working": -1} if works else {"receiving": -1}))
+    def dismiss(self, *, begun: bool) -> None:
+        """The request is over, and was in work if it had ``begun``."""
+        if begun:
+            self._working -= 1
+        else:
+            self._receiving -= 1
 
     def hold(self, size: int) -> None:
         """Count ``size`` more bytes of bodies, or fewer. They may be as many as those that can be in work at a time.
@@ -191,28 +204,17 @@ class Engine:
         if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
             raise Overloaded
 
-    def _check_room(self, taken: int, most: int) -> None:
-        if taken >= most:
-            raise Overloaded
+    def light(self, stage: Stage, work: Callable[[], Result]) -> Result:
+        """Do here and now what takes the event loop no longer than handing it to a thread would."""
+        with self._span(stage):
+            return self._timed(stage, work)
 
-    def _count(self, *, receiving: int = 0, working: int = 0) -> None:
-        self._receiving += receiving
-        self._working += working
-        self.metrics.receiving.set(self._receiving)
-        self.metrics.in_progress.set(self._working)
-
-    async def codec(self, stage: Stage, work: Callable[[], Result], *, light: bool) -> Result:
-        """Read a body, make latents or write an answer on a codec thread; on the event loop if that is ``light``.
+    async def codec(self, stage: Stage, work: Callable[[], Result]) -> Result:
+        """Read a body, make latents or write an answer on a codec thread.
 
         Work whose client has gone before its turn is never done. Raises QueueTimeout, save for an answer: its graphs
         have run, and to throw it away would only add to the load. Raises whatever ``work`` raises.
         """
-        with span(stage):
-            if light:
-                return self._timed(stage, work)
-            return await self._on_thread(stage, work)
-
-    async def _on_thread(self, stage: Stage, work: Callable[[], Result]) -> Result:
         queued = time.monotonic()
 
         def turn() -> Result:
@@ -222,7 +224,8 @@ class Engine:
                 raise QueueTimeout("The request waited too long for its turn; try again later.")
             return self._timed(stage, work)
 
-        return await asyncio.get_running_loop().run_in_executor(self._codec, turn)
+        with self._span(stage):
+            return await asyncio.get_running_loop().run_in_executor(self._codec, turn)
 
     def _timed(self, stage: Stage, work: Callable[[], Result]) -> Result:
         began = time.perf_counter()

@@ -1,84 +1,21 @@
-"""The application and the process around it: built from settings, served by uvicorn, drained on SIGTERM."""
+"""The process around the application: served by uvicorn, drained on SIGTERM."""
 
 import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from app import logs, tracing
 from app.addresses import check_address, check_exposure
-from app.documentation import TITLE, Documented, add_docs_page
 from app.engine import Engine
-from app.errors import Invalid
-from app.metrics import Metrics
-from app.middleware import Cors, Gate, Shortcut, problem_answer
-from app.notes import note_of
 from app.protocol import bounded
-from app.routes import Sent, make_router, shortcuts
+from app.service import create_app
 from app.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
-
-
-def create_app(settings: Settings, *, shortcut: bool = True) -> FastAPI:
-    """The application; nothing is loaded before its lifespan begins. ``app.state.engine`` is its Engine.
-
-    ``shortcut=False`` sends operations through FastAPI's own routing, which does the same at a higher price. Raises
-    OSError if the file of API keys cannot be read.
-    """
-    engine = Engine(settings, Metrics())
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.openapi()  # now, for it takes long enough to hold up requests
-        await engine.start()
-        try:
-            yield
-        finally:
-            await engine.stop()
-
-    # FastAPI's max_body_size is not used, nor are its form limits: it stands outside of every middleware and answers
-    # in plain text, without the request's id and uncounted; and the short way does not pass it. The limits are in
-    # `exchange` (bytes, time) and `bodies` (parts), on both ways.
-    app = Documented(
-        title=TITLE,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-        telemetry=tracing.config(settings),
-    )
-    app.state.engine = engine
-    router = make_router(engine)
-    app.include_router(router)
-    add_docs_page(app)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    # The one that is added last stands outermost.
-    if shortcut:
-        app.add_middleware(Shortcut, engine=engine, operations=shortcuts())
-    app.add_middleware(Gate, engine=engine, keys=settings.all_api_keys(), routes=router.routes)
-    if settings.cors_origins:
-        app.add_middleware(Cors, engine=engine)
-    return app
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """What the web framework refuses by itself (404, 405, ...) in our form."""
-    return Sent(problem_answer(error, note_of(request.scope)))
-
-
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    return Sent(problem_answer(Invalid("The request is not what the route takes."), note_of(request.scope)))
 
 
 class DrainingServer(uvicorn.Server):
@@ -124,7 +61,7 @@ def serve(settings: Settings) -> None:
     check_address(settings.host, settings.port)
     check_exposure(settings)
     app = create_app(settings)
-    engine: Engine = app.state.engine
+    engine = app.engine
     engine.open()
     config = uvicorn.Config(
         app,

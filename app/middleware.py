@@ -1,32 +1,28 @@
-"""What surrounds every request, in pure ASGI: its id, API keys, errors as problems, headers, metrics; and a short way.
+"""What surrounds every request, in pure ASGI: its id, API keys, errors as problems, headers, metrics.
 
-    (Cors ->) Gate -> Shortcut -> (FastAPI: routing, documentation, everything that is not an operation)
+    (Cors ->) Gate -> an operation or a probe, straight away
+                   -> FastAPI: documentation, routing of everything else
 
-The short way leads from the gate straight to an operation: FastAPI's machinery for one request costs more than a
-small model's inference. Both ways run the same functions and pass the same gate.
+The gate runs operations itself: FastAPI's machinery for one request costs more than a small model's inference. Both
+ways run the same functions.
 """
 
 import asyncio
 import hashlib
 import hmac
 import logging
+import random
 import re
 import time
-import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import SecretStr
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.answers import Answer
 from app.engine import Engine
 from app.errors import (
     PROBLEM_TYPE,
-    BadRequest,
     ClientGone,
     NotReady,
     Unauthorized,
@@ -36,7 +32,8 @@ from app.errors import (
 )
 from app.exchange import Operate, perform
 from app.metrics import CLIENT_GONE
-from app.notes import PREFLIGHT, SCOPE_KEY, UNMATCHED, Note, method_of, note_of
+from app.notes import SCOPE_KEY, UNMATCHED, Note, method_of
+from app.probes import PROBES
 from app.tracing import name_span, redact_span
 
 logger = logging.getLogger(__name__)
@@ -44,60 +41,82 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _OPEN = frozenset({"/", "/livez", "/readyz", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/assets/"
+_MODELS = re.compile(r"/models(/[^/]+(/card)?)?")
+_TEMPLATES = ("/models/{name}/card", "/models/{name}", "/models")
 
 
 class Gate:
-    """The outermost layer. Nothing leaves it but answers in our form, and every one is counted and carries its id."""
+    """The outermost layer. Nothing leaves it but answers in our form, and every one is counted and carries its id.
 
-    def __init__(self, app: ASGIApp, engine: Engine, keys: Collection[SecretStr], routes: Sequence[BaseRoute]) -> None:
-        self._app = app
-        self._ledger = engine.ledger
+    ``operations`` are run without ``app``, by method and path.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        *,
+        keys: Collection[SecretStr] = (),
+        operations: Mapping[tuple[str, str], Operate],
+    ) -> None:
+        self._app, self._engine, self._operations = app, engine, operations
         self._keys = [_digest(key.get_secret_value().encode()) for key in keys]
         self._root_path = engine.settings.root_path
-        self._routes = routes
+        self._traced = engine.settings.telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        headers = dict(scope["headers"])
+        headers = headers_of(scope["headers"])
         method = scope["method"]
-        note = Note(request_id_of(headers), method=method_of(method))
-        redact_span()
+        note = Note(request_id_of(headers), method=method_of(method), headers=headers)
+        if self._traced:
+            redact_span()
         # HEAD is GET without the body, on every route.
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
         if self._root_path:
             scope["root_path"] = self._root_path
-        status = 0
-
-        async def tell(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *said_of(note)]
-            elif method == "HEAD":
-                message = {**message, "body": b""}
-            await send(message)
-
+        reply = _Reply(send, note, with_body=method != "HEAD")
         try:
             self._check(scope, headers, note)
-            await self._app(scope, receive, tell)
+            answer = await self._answer(scope, receive, note)
+            if answer is None:
+                await self._app(scope, receive, reply.forward)
+                if note.error is not None:
+                    raise note.error
+            else:
+                await reply.send(answer)
         except ClientGone:
-            status, note.rejection = CLIENT_GONE, "client gone"
+            reply.status, note.rejection = CLIENT_GONE, "client gone"
         except asyncio.CancelledError:
             # The client is there, so that it is the server that has no more time: its drain is over.
-            if status:
+            if reply.status:
                 raise
-            await send_answer(problem_answer(NotReady("The server is shutting down."), note), tell)
+            await reply.send(problem_answer(NotReady("The server is shutting down."), note))
         except Exception as error:
-            if status:  # too late for another answer; the server closes the connection
+            if reply.status:  # too late for another answer; the server closes the connection
                 raise
-            await send_answer(problem_answer(error, note), tell)
+            await reply.send(problem_answer(error, note))
         finally:
             if note.route == UNMATCHED:
                 note.route = self._route_of(scope)
-            self._ledger.enter(note, status or CLIENT_GONE, time.perf_counter() - began)
+            self._engine.ledger.enter(note, reply.status or CLIENT_GONE, time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, note: Note) -> Answer | None:
+        """What an operation or a probe answers; None if the request is for neither."""
+        path = local_path(scope)
+        operate = self._operations.get((scope["method"], path))
+        if operate is not None:
+            note.route = path
+            if self._traced:
+                name_span(note.method, path)
+            return await perform(operate, self._engine, scope, receive)
+        if path in PROBES and scope["method"] == "GET":
+            note.route = path
+            return await PROBES[path](self._engine)
+        return None
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], note: Note) -> None:
         if self._keys and not self._is_open(scope) and not self._has_key(headers):
@@ -120,9 +139,12 @@ class Gate:
         return path if path in _OPEN else UNMATCHED
 
     def _template(self, scope: Scope) -> str:
-        """The template of the route that a request asks for, looked for where the request does not get there."""
-        found = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
-        return getattr(next(found, None), "path", UNMATCHED)
+        """The template of the route that a request asks for, where the request does not get there."""
+        path = local_path(scope)
+        if any(path == known for _, known in self._operations) or path in PROBES or path in _OPEN:
+            return path
+        match = _MODELS.fullmatch(path)
+        return _TEMPLATES[sum(group is None for group in match.groups())] if match else UNMATCHED
 
     @staticmethod
     def _is_open(scope: Scope) -> bool:
@@ -140,61 +162,30 @@ class Gate:
         return sum(hmac.compare_digest(digest, key) for digest in given for key in self._keys) > 0
 
 
-class Cors(CORSMiddleware):
-    """Starlette's, around the gate so that refusals are readable too. What it answers by itself is in our form.
+class _Reply:
+    """The way out of the gate: adds what every answer says, and remembers whether and how one began."""
 
-    Preflights ask whether a page may ask: they carry no API key, and no operation is run for them.
-    """
+    __slots__ = ("_note", "_send", "_with_body", "status")
 
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
-        super().__init__(
-            app,
-            allow_origins=engine.settings.cors_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("Authorization", "X-API-Key", "X-Request-ID", "traceparent", "tracestate"),
-            expose_headers=("Retry-After", "X-Model", "X-Request-ID", "X-Seed"),
-        )
-        self._ledger = engine.ledger
+    def __init__(self, send: Send, note: Note, *, with_body: bool) -> None:
+        self._send, self._note, self._with_body = send, note, with_body
+        self.status = 0
 
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        note = Note(request_id_of(dict(request_headers.raw)), PREFLIGHT, "OPTIONS")
-        if response.status_code != 200:
-            told = [header for header in response.raw_headers if not header[0].startswith(b"content-")]
-            refused = BadRequest("A page of this origin may not send requests with this method and these headers.")
-            refusal = problem_answer(refused, note)
-            response = Response(refusal.body, refusal.status)
-            response.raw_headers = [*refusal.headers, *told]
-        response.raw_headers += said_of(note)
-        self._ledger.enter(note, response.status_code, None)
-        return response
+    async def send(self, answer: Answer) -> None:
+        """A whole answer in two messages."""
+        self.status = answer.status
+        headers = [*answer.headers, *said_of(self._note)]
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body if self._with_body else b""})
 
-
-class Shortcut:
-    """Runs operations without the web framework; everything else goes on to it."""
-
-    def __init__(self, app: ASGIApp, engine: Engine, operations: Mapping[tuple[str, str], Operate]) -> None:
-        self._app, self._engine, self._operations = app, engine, operations
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = local_path(scope)
-        operate = self._operations.get((scope["method"], path))
-        if operate is None:
-            await self._app(scope, receive, send)
-            return
-        note = note_of(scope)
-        note.route = path
-        name_span(note.method, path)
-        await send_answer(await perform(operate, self._engine, scope, receive), send)
-
-
-async def send_answer(answer: Answer, send: Send) -> None:
-    """An answer in two ASGI messages."""
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    async def forward(self, message: Message) -> None:
+        """A message of the framework's."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *said_of(self._note)]
+        elif not self._with_body:
+            message = {**message, "body": b""}
+        await self._send(message)
 
 
 def problem_answer(error: Exception, note: Note) -> Answer:
@@ -214,6 +205,14 @@ def problem_answer(error: Exception, note: Note) -> Answer:
     return Answer(known.status, headers, body)
 
 
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers of a request by name; what is given more than once is joined (RFC 9110, section 5.2)."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in raw:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
 def local_path(scope: Scope) -> str:
     """The path below the root path that a proxy may have left in front."""
     path: str = scope["path"]
@@ -222,9 +221,12 @@ def local_path(scope: Scope) -> str:
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> str:
-    """The request's id as its client gave it, if it can be repeated; else a new one."""
+    """The request's id as its client gave it, if it can be repeated; else a new one, 32 hexadecimal digits."""
     given = headers.get(b"x-request-id")
-    return given.decode() if given is not None and _REQUEST_ID.match(given) else uuid.uuid4().hex
+    if given is not None and _REQUEST_ID.match(given):
+        return given.decode()
+    # An id, no secret. uuid4() asks the kernel for its bits, which lets another thread have Python's lock.
+    return f"{random.getrandbits(128):032x}"
 
 
 def said_of(note: Note) -> list[tuple[bytes, bytes]]:

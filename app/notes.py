@@ -1,6 +1,7 @@
 """What is learnt about a request while it is served: for its headers, its metrics and its line in the log."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
@@ -20,7 +21,8 @@ PREFLIGHT = "preflight"  # what browsers ask before they let a page of another o
 class Note:
     """One request's. ``batch`` is the largest run of a graph that it had a part in, in rows; 0 where none ran.
 
-    ``rejection`` is why it was turned away or given up, in few words; None where it was not.
+    ``headers`` are those of its head, each once. ``rejection`` is why it was turned away or given up, in few words;
+    ``error`` what the web framework's part could not answer. Both are None where nothing went wrong.
     """
 
     request_id: str
@@ -29,6 +31,8 @@ class Note:
     model: str | None = None
     batch: int = 0
     rejection: str | None = None
+    error: Exception | None = None
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def ran(self, rows: int) -> None:
         """A graph ran on a batch of ``rows``, and some of them were this request's."""

@@ -7,7 +7,7 @@ so that a seed means the same everywhere.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from app.answers import LIGHT_NUMBERS, Answer, answer, fits, json_body, npy_body
 from app.bodies import IMAGE_BODIES, LATENT_BODIES, is_light, media_type
 from app.engine import Model
 from app.errors import Invalid, ModelFailure
-from app.exchange import Call
+from app.exchange import Call, Operate
 from app.images import ImageReader, read_latents
 from app.negotiation import GIF, JPEG, JSON, MULTIPART, NPY, PNG, WEBP, ZIP, choose
 from app.schemas import (
@@ -60,11 +60,11 @@ async def encode(call: Call) -> Answer:
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
     numbers = len(images) * model.manifest.latent.dim * (2 + query.samples)
     _check_numbers(call, numbers, media)
-    posterior = await model.encode(images, call.note)
+    posterior = await model.encode(images, call)
     seed = _seed(query.seed) if query.samples else None
     write = partial(_encoded, model, posterior, query, seed, media)
     light = numbers <= LIGHT_NUMBERS and seed is None
-    return await call.engine.codec("write", write, light=light)
+    return await call.codec("write", write, light=light)
 
 
 async def decode(call: Call) -> Answer:
@@ -75,7 +75,7 @@ async def decode(call: Call) -> Answer:
     kind = media_type(call.content_type, LATENT_BODIES)
     body = await call.read()
     read = partial(read_latents, kind, body, model.manifest.latent.dim, call.engine.settings)
-    latents = await call.engine.codec("read", read, light=is_light(body))
+    latents = await call.codec("read", read, light=is_light(body))
     return await _draw(call, model, latents, _Drawing(media, query))
 
 
@@ -87,12 +87,12 @@ async def reconstruct(call: Call) -> Answer:
     if query.seed is not None and not query.sample:
         raise Invalid.at("?seed", "Needs sample=true: nothing else is drawn.")
     images = await _read_images(call, model, IMAGE_BODIES, refuse=query.fit == "error")
-    latents, log_variance = await model.encode(images, call.note)
+    latents, log_variance = await model.encode(images, call)
     seed = None
     if query.sample:
         seed = _seed(query.seed)
         draw = partial(_draws, latents, log_variance, 1, seed)
-        latents = (await call.engine.codec("latents", draw, light=False))[:, 0]
+        latents = (await call.codec("latents", draw, light=False))[:, 0]
     return await _draw(call, model, latents, _Drawing(media, query, seed=seed))
 
 
@@ -123,16 +123,16 @@ async def interpolate_points(call: Call) -> Answer:
         body = await call.read()
         reader = ImageReader(model.manifest.image, call.engine.settings, refuse=query.fit == "error")
         read = partial(read_points, body, reader, model.manifest.latent.dim, call.engine.settings)
-        points = await call.engine.codec("read", read, light=False)
+        points = await call.codec("read", read, light=False)
         steps, path = points.steps, points.path
         latents = points.latents
         if len(points.images):
-            latents[points.where] = (await model.encode(points.images, call.note)).mean
+            latents[points.where] = (await model.encode(points.images, call)).mean
     else:
         _check_count(call, steps, "?steps")
         images = await _read_images(call, model, INTERPOLATE_BODIES, refuse=query.fit == "error")
         check_segments(call.engine.settings, len(images), steps, "?steps")
-        latents = (await model.encode(images, call.note)).mean
+        latents = (await model.encode(images, call)).mean
     frames = await _make(call, len(latents) * steps * latents.shape[1], partial(interpolate, latents, steps, path))
     if not np.isfinite(frames).all():
         raise Invalid.at("/points" if kind == JSON else "", "The path between the points leaves the range of float32.")
@@ -147,8 +147,19 @@ async def traverse_dimension(call: Call) -> Answer:
     media_type(call.content_type, TRAVERSE_BODIES)
     body = await call.read()
     read = partial(read_traverse, body, model.manifest.latent.dim, call.engine.settings)
-    frames = await call.engine.codec("read", read, light=is_light(body))
+    frames = await call.codec("read", read, light=is_light(body))
     return await _draw(call, model, frames, _Drawing(media, query, frames=True, tell_latents=True))
+
+
+OPERATIONS: Mapping[tuple[str, str], Operate] = {
+    ("POST", "/encode"): encode,
+    ("POST", "/decode"): decode,
+    ("POST", "/reconstruct"): reconstruct,
+    ("GET", "/sample"): sample,
+    ("POST", "/interpolate"): interpolate_points,
+    ("POST", "/traverse"): traverse_dimension,
+}
+"""By method and path."""
 
 
 # What operations share
@@ -159,7 +170,7 @@ async def _read_images(call: Call, model: Model, taken: tuple[str, ...], *, refu
     body = await call.read()
     reader = ImageReader(model.manifest.image, call.engine.settings, refuse=refuse)
     read = partial(reader.of_body, kind, call.content_type or "", body)
-    return await call.engine.codec("read", read, light=reader.is_light(kind, body))
+    return await call.codec("read", read, light=reader.is_light(kind, body))
 
 
 def _encoded(model: Model, posterior: Posterior, query: EncodeQuery, seed: int | None, media: str) -> Answer:
@@ -210,10 +221,10 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
         _check_numbers(call, numbers, drawing.media)
     if not fits(len(latents), spec.height, spec.width, drawing.media, frames=drawing.frames):
         raise Invalid(f"So many pictures do not fit into one of type {drawing.media}; ask for {ZIP}, or for less.")
-    images = await model.decode(latents, call.note)
+    images = await model.decode(latents, call)
     write = partial(_drawn, model, images, latents, drawing)
     light = drawing.media == NPY and numbers <= 16 * LIGHT_NUMBERS  # a copy of the numbers, no more
-    return await call.engine.codec("write", write, light=light)
+    return await call.codec("write", write, light=light)
 
 
 def _drawn(model: Model, images: Array, latents: Array, drawing: _Drawing) -> Answer:
@@ -260,7 +271,7 @@ def _check_numbers(call: Call, numbers: int, media: str) -> None:
 
 async def _make(call: Call, numbers: int, work: Callable[[], Array]) -> Array:
     """Latents that NumPy makes: many of them on a codec thread."""
-    return await call.engine.codec("latents", work, light=numbers <= LIGHT_NUMBERS)
+    return await call.codec("latents", work, light=numbers <= LIGHT_NUMBERS)
 
 
 def _draws(mean: Array, log_variance: Array, k: int, seed: int) -> Array:

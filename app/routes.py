@@ -1,4 +1,4 @@
-"""The routes: which operation answers where, and the small ones that only tell about the server."""
+"""FastAPI's routes: they document the operations and adapt to them, and tell about the server."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,10 +12,11 @@ from app.bodies import IMAGE_BODIES, LATENT_BODIES
 from app.documentation import Operation, describe, describe_plain
 from app.engine import Engine, Model
 from app.errors import Invalid
-from app.exchange import Operate, perform
+from app.exchange import perform
 from app.metrics import CONTENT_TYPE
 from app.negotiation import JSON, choose
 from app.notes import note_of
+from app.probes import PROBES
 from app.schemas import (
     DecodeQuery,
     EncodeAnswer,
@@ -38,37 +39,32 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 MARKDOWN = "text/markdown; charset=utf-8"
 
-OPERATIONS = (
+DOCUMENTED = (
     Operation(
-        "POST", "/encode", operations.encode, "Encode images into latents",
+        "POST", "/encode", "Encode images into latents",
         EncodeQuery, IMAGE_BODIES, ImagesBody, operations.ENCODE_ANSWERS, EncodeAnswer,
     ),
     Operation(
-        "POST", "/decode", operations.decode, "Decode latents into pictures",
+        "POST", "/decode", "Decode latents into pictures",
         DecodeQuery, LATENT_BODIES, LatentsBody, operations.PICTURE_ANSWERS, PicturesAnswer,
     ),
     Operation(
-        "POST", "/reconstruct", operations.reconstruct, "Encode images and decode them again",
+        "POST", "/reconstruct", "Encode images and decode them again",
         ReconstructQuery, IMAGE_BODIES, ImagesBody, operations.PICTURE_ANSWERS, PicturesAnswer, noisy=True,
     ),
     Operation(
-        "GET", "/sample", operations.sample, "Draw pictures from the prior",
+        "GET", "/sample", "Draw pictures from the prior",
         SampleQuery, (), None, operations.PICTURE_ANSWERS, PicturesAnswer, noisy=True,
     ),
     Operation(
-        "POST", "/interpolate", operations.interpolate_points, "Walk from point to point in latent space",
+        "POST", "/interpolate", "Walk from point to point in latent space",
         InterpolateQuery, operations.INTERPOLATE_BODIES, InterpolateBody, operations.FRAME_ANSWERS, PicturesAnswer,
     ),
     Operation(
-        "POST", "/traverse", operations.traverse_dimension, "Walk along one latent dimension",
+        "POST", "/traverse", "Walk along one latent dimension",
         TraverseQuery, operations.TRAVERSE_BODIES, TraverseBody, operations.FRAME_ANSWERS, PicturesAnswer,
     ),
 )  # fmt: skip
-
-
-def shortcuts() -> dict[tuple[str, str], Operate]:
-    """The operations by method and path, for the way that leaves FastAPI out."""
-    return {(operation.method, operation.path): operation.operate for operation in OPERATIONS}
 
 
 class Sent(Response):
@@ -82,7 +78,7 @@ class Sent(Response):
 def make_router(engine: Engine) -> APIRouter:
     """All routes of one server."""
     router = APIRouter()
-    for operation in OPERATIONS:
+    for operation in DOCUMENTED:
         router.add_api_route(
             operation.path,
             _endpoint(engine, operation),
@@ -96,10 +92,20 @@ def make_router(engine: Engine) -> APIRouter:
 
 
 def _endpoint(engine: Engine, operation: Operation) -> Endpoint:
+    operate = operations.OPERATIONS[operation.method, operation.path]
+
     async def endpoint(request: Request) -> Response:
-        return Sent(await perform(operation.operate, engine, request.scope, request.receive))
+        return Sent(await perform(operate, engine, request.scope, request.receive))
 
     endpoint.__name__ = operation.path.strip("/")
+    return endpoint
+
+
+def _probe(engine: Engine, path: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return Sent(await PROBES[path](engine))
+
+    endpoint.__name__ = path.strip("/")
     return endpoint
 
 
@@ -125,27 +131,17 @@ def _add_models(router: APIRouter, engine: Engine) -> None:
 
 
 def _add_probes(router: APIRouter, engine: Engine) -> None:
-    async def livez() -> Response:
-        return _json(HealthAnswer(status="ok", reason="The process answers."))
-
-    async def readyz() -> Response:
-        status, reason = engine.health()
-        return _json(HealthAnswer(status=status, reason=reason), 200 if status == "ok" else 503)
-
-    async def health() -> Response:
-        return await readyz()
-
-    def metrics() -> Response:  # not async: the exposition is written on a thread
-        return Sent(answer(CONTENT_TYPE, engine.metrics.exposition()))
-
     async def home(request: Request) -> Response:
         return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
-    _add(router, "/livez", livez, describe_plain("Is the process alive?", HealthAnswer))
     ready = describe_plain("Are all models warm, and is work accepted?", HealthAnswer, unready=True)
-    _add(router, "/readyz", readyz, ready)
-    _add(router, "/health", health, ready)
-    _add(router, "/metrics", metrics, describe_plain("Prometheus metrics", media=CONTENT_TYPE, problems=(401,)))
+    for path, about in (
+        ("/livez", describe_plain("Is the process alive?", HealthAnswer)),
+        ("/readyz", ready),
+        ("/health", ready),
+        ("/metrics", describe_plain("Prometheus metrics", media=CONTENT_TYPE, problems=(401,))),
+    ):
+        _add(router, path, _probe(engine, path), about)
     router.add_api_route("/", home, include_in_schema=False)
 
 
@@ -182,5 +178,5 @@ def _about(model: Model) -> ModelAnswer:
     )
 
 
-def _json(document: ModelsAnswer | ModelAnswer | HealthAnswer, status: int = 200) -> Response:
-    return Sent(answer(JSON, document.model_dump_json().encode(), status=status))
+def _json(document: ModelsAnswer | ModelAnswer) -> Response:
+    return Sent(answer(JSON, document.model_dump_json().encode()))

@@ -66,9 +66,13 @@ class Settings(BaseSettings):
     require_provider: bool = Field(
         False, description="With cuda or auto: refuse to start where there is no CUDA, instead of using the CPU."
     )
-    threads: int = Field(0, ge=0, le=256, description="Threads one inference uses; 0 takes half of the cores.")
+    threads: int = Field(1, ge=1, le=256, description="Threads that one run of a graph uses.")
+    parallel_runs: int = Field(
+        0, ge=0, le=256, description="Runs of graphs at a time; 0 takes the cores, divided by workers and by threads."
+    )
 
     # Work
+    workers: int = Field(1, ge=1, le=256, description="Server processes behind the port; limits are of each.")
     max_batch: int = Field(32, ge=1, le=4096, description="Most images or latents in one run of a graph.")
     codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
     max_waiting: int = Field(128, ge=1, le=65536, description="Most requests in work at a time; more get 503.")

@@ -9,16 +9,16 @@ from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.store import open_bundle
 
 
-def inference_threads(settings: Settings) -> int:
-    """Half of the cores if nothing else is asked for: pictures are decoded and requests handled beside inference."""
-    return settings.threads or max(1, usable_cores() // 2)
+def runs_at_a_time(settings: Settings) -> int:
+    """How many graphs may run beside each other in this process: its share of the cores, by the threads of a run."""
+    return settings.parallel_runs or max(1, usable_cores() // (settings.workers * settings.threads))
 
 
 def open_bundles(settings: Settings) -> Iterator[Bundle]:
     """Every bundle that the settings name, in order. Raises BundleError, one line, at the first that is unfit."""
     options = RuntimeOptions(
         provider=settings.provider,
-        threads=inference_threads(settings),
+        threads=settings.threads,
         require_provider=settings.require_provider,
     )
     shelf = settings.models_folder

@@ -4,18 +4,21 @@ Everything is off unless the setting ``telemetry`` is on. Where to send spans, a
 OpenTelemetry's own ``OTEL_*`` variables.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import ConfigurationError
 from app.notes import PROBES
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -26,7 +29,7 @@ _NO_SPAN = nullcontext()
 _REDACTED = "REDACTED"
 
 
-def config(settings: Settings) -> TelemetryConfig:
+def config(settings: Settings) -> "TelemetryConfig":
     """What FastAPI is to do. Metrics are Prometheus's here; and logs stay logs, for FastAPI's would hold exceptions."""
     root = settings.root_path
 
@@ -40,6 +43,22 @@ def config(settings: Settings) -> TelemetryConfig:
         "auto_configure": settings.telemetry,
         "exclude": is_left_out,
     }
+
+
+def traced(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """``app`` within a FastAPI that does nothing but trace what passes."""
+    from fastapi import FastAPI
+
+    class Within:
+        def __init__(self, _: ASGIApp) -> None:
+            pass
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+
+    shell = FastAPI(openapi_url=None, telemetry=config(settings))
+    shell.add_middleware(Within)
+    return shell
 
 
 def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
@@ -73,6 +92,11 @@ def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
     environment.setdefault("OTEL_BSP_MAX_QUEUE_SIZE", "1024")
 
 
+def spans(settings: Settings) -> Callable[..., AbstractContextManager[object]]:
+    """What to put around one stage of a request: `span` if requests are traced, else something that costs nothing."""
+    return span if settings.telemetry else _no_span
+
+
 def span(name: str, **attributes: int) -> AbstractContextManager[object]:
     """Around one stage of a request that is traced; around nothing at all in any other."""
     if not trace.get_current_span().is_recording():
@@ -81,6 +105,10 @@ def span(name: str, **attributes: int) -> AbstractContextManager[object]:
     return trace.get_tracer("latentserve").start_as_current_span(
         name, attributes=attributes, record_exception=False, set_status_on_exception=False
     )
+
+
+def _no_span(name: str, **attributes: int) -> AbstractContextManager[object]:
+    return _NO_SPAN
 
 
 def redact_span() -> None:

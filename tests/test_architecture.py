@@ -101,14 +101,14 @@ import app
 from pathlib import Path
 for module in pkgutil.walk_packages(app.__path__, "app."):
     importlib.import_module(module.name)
-from app.main import create_app
+from app.service import create_app
 from app.settings import Settings
 
 async def life():
     made = create_app(Settings(models=(Path(sys.argv[1]),), threads=1))
-    async with made.router.lifespan_context(made):
-        await made.state.engine.warmed_up()
-        assert made.state.engine.health()[0] == "ok"
+    async with made.lifespan():
+        await made.engine.warmed_up()
+        assert made.engine.health()[0] == "ok"
 
 asyncio.run(life())
 found = [name for name in sys.modules if name.partition(".")[0] in BLOCKED]

@@ -8,12 +8,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
 from app.engine import Engine
-from app.main import create_app
+from app.service import Service, create_app
 from app.settings import Settings
 
 PROBLEM_KEYS = {"type", "title", "status", "detail", "request_id"}
@@ -22,11 +21,10 @@ PROBLEM_KEYS = {"type", "title", "status", "detail", "request_id"}
 @asynccontextmanager
 async def running(bundle: Path, *, shortcut: bool = True, **settings: object) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app that serves ``bundle`` and has warmed up."""
-    values = {"models": (bundle,), "threads": 1} | settings
+    values = {"models": (bundle,), "parallel_runs": 1} | settings
     app = create_app(Settings.model_validate(values), shortcut=shortcut)
-    engine: Engine = app.state.engine
-    async with app.router.lifespan_context(app):
-        await engine.warmed_up()
+    async with app.lifespan():
+        await app.engine.warmed_up()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             yield client
@@ -36,9 +34,8 @@ def engine_of(client: httpx.AsyncClient) -> Engine:
     """The engine behind a client: tests reach behind the counter."""
     transport = client._transport
     assert isinstance(transport, httpx.ASGITransport)
-    assert isinstance(transport.app, FastAPI)
-    engine: Engine = transport.app.state.engine
-    return engine
+    assert isinstance(transport.app, Service)
+    return transport.app.engine
 
 
 def assert_problem(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from app.batcher import Batcher
 from app.errors import NotReady, QueueTimeout
+from app.runners import Runners
 from model.bundle.errors import ModelFault
 
 Array = NDArray[np.float32]
@@ -44,13 +45,16 @@ class Graph:
 
 @asynccontextmanager
 async def batching(graph: Graph, **options: Any) -> AsyncIterator[Batcher]:
-    batcher = Batcher("test", graph, **({"max_batch": 4, "deadline": 30.0} | options))
+    runners = Runners(options.pop("threads", 1))
+    batcher = Batcher(graph, runners, **({"max_batch": 4, "deadline": 30.0, "on_the_spot": 0.0} | options))
+    runners.start()
     batcher.start()
     try:
         yield batcher
     finally:
         graph.gate.set()
-        await asyncio.to_thread(batcher.close)
+        batcher.close()
+        await asyncio.to_thread(runners.close)
 
 
 def rows(*values: float) -> Array:
@@ -58,7 +62,8 @@ def rows(*values: float) -> Array:
 
 
 async def queued(batcher: Batcher, depth: int) -> None:
-    """Let the tasks that were just made submit their rows."""
+    """Let the tasks that were just made submit their rows, and the turn of the loop end."""
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert batcher.depth == depth
 
@@ -183,15 +188,8 @@ def test_closing_finishes_the_running_and_refuses_the_waiting(run: Run) -> None:
             await graph.held()
             waiting = asyncio.create_task(batcher.submit(rows(2)))
             await queued(batcher, 1)
-            closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-
-            def closed() -> bool:
-                with batcher._changed:
-                    return batcher._changed.wait_for(lambda: batcher._closed, 30)
-
-            assert await asyncio.to_thread(closed)
+            batcher.close()
             graph.gate.set()
-            await closing
             assert (await running)[0] == 2
             with pytest.raises(NotReady):
                 await waiting

@@ -63,12 +63,12 @@ def test_work_that_waited_too_long_is_not_begun_but_an_answer_is_written() -> No
             return free.wait(30)
 
         waiting = engine(codec_threads=1, queue_seconds=0.01)
-        first = asyncio.create_task(waiting.codec("read", hold, light=False))
+        first = asyncio.create_task(waiting.codec("read", hold))
         assert await asyncio.to_thread(busy.wait, 30)
         begun: list[str] = []
         late = [
-            asyncio.create_task(waiting.codec("read", lambda: begun.append("read"), light=False)),
-            asyncio.create_task(waiting.codec("write", lambda: begun.append("write"), light=False)),
+            asyncio.create_task(waiting.codec("read", lambda: begun.append("read"))),
+            asyncio.create_task(waiting.codec("write", lambda: begun.append("write"))),
         ]
         await asyncio.sleep(0.05)
         free.set()

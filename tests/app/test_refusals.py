@@ -34,6 +34,7 @@ def hold(engine: Engine, graph: str) -> tuple[threading.Semaphore, threading.Eve
         return run(rows)
 
     batcher._run = held
+    batcher._on_the_spot = 0.0  # on a thread, and not on the event loop that is to open the gate
     return entered, gate, sizes
 
 

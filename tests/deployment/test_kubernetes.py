@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.main import create_app
+from app.service import create_app
 from app.settings import Settings
 from model.bundle.store import open_bundle
 from tests.support.kubernetes import FOLDER, Manifest, containers, in_bytes, only, rendered
@@ -124,7 +124,7 @@ def test_the_bodies_that_are_held_fit_into_the_memory(name: str, monkeypatch: py
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_probes_ask_routes_of_the_server(name: str) -> None:
-    routes = set(create_app(Settings()).openapi()["paths"])
+    routes = set(create_app(Settings()).site().openapi()["paths"])
     server = server_of(name)
     probes = {kind: server[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {kind: probe["path"] for kind, probe in probes.items()} == {
@@ -143,7 +143,7 @@ def test_the_ports_are_one() -> None:
     notes = only(variant("base"), "Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert service_port["targetPort"] == rule["ports"][0]["port"] == port["name"]
     assert notes["prometheus.io/port"] == str(port["containerPort"])
-    assert notes["prometheus.io/path"] in create_app(Settings()).openapi()["paths"]
+    assert notes["prometheus.io/path"] in create_app(Settings()).site().openapi()["paths"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

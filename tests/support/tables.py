@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from app import errors
-from app.main import create_app
 from app.options import flag
+from app.service import create_app
 from app.settings import PREFIX, PRETRAINED, Settings
 from model.bundle.manifest import Estimate
 from model.bundle.store import verify_files
@@ -42,7 +42,7 @@ def settings_table() -> str:
 def routes_table() -> str:
     """Every route of the OpenAPI document, with what it takes and gives."""
     rows = []
-    for path, methods in create_app(Settings.model_construct()).openapi()["paths"].items():
+    for path, methods in create_app(Settings.model_construct()).site().openapi()["paths"].items():
         for method, route in methods.items():
             takes = _types(route.get("requestBody", {}).get("content", {}))
             query = ", ".join(f"`{each['name']}`" for each in route.get("parameters", ()) if each["in"] == "query")
