@@ -12,8 +12,10 @@ from app import logs, tracing
 from app.addresses import check_address, check_exposure
 from app.engine import Engine
 from app.protocol import bounded
+from app.seat import SeatedServer
 from app.service import create_app
 from app.settings import Settings, unknown_variables
+from app.workers import take_seat
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def serve(settings: Settings) -> None:
     tracing.prepare(settings, os.environ)
     check_address(settings.host, settings.port)
     check_exposure(settings)
+    seat = take_seat(settings) if settings.workers > 1 else None
     app = create_app(settings)
     engine = app.engine
     engine.open()
@@ -76,4 +79,5 @@ def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    DrainingServer(config, engine).run()
+    server = DrainingServer(config, engine) if seat is None else SeatedServer(config, engine, seat)
+    server.run()
