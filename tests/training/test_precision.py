@@ -1,6 +1,7 @@
 """Bundles in less than float32: what they hold, what is recorded of them, and which are refused."""
 
 import io
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def conv(runs: dict[str, tuple[RunFolder, Bundle]]) -> tuple[RunFolder, Bundle]:
 
 @pytest.fixture(autouse=True)
 def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "_SECONDS", 1e-4)
+    monkeypatch.setattr(measurement, "ROUNDS", (1, 1))
 
 
 def validation_of(run: RunFolder) -> np.ndarray:
@@ -399,3 +400,8 @@ def test_an_unknown_precision_is_wrong_usage() -> None:
     done = CliRunner().invoke(cli, ["export", "runs/x", "-o", "bundles/x", "--precision", "int4"])
     assert done.exit_code == 2
     assert all(word in done.output for word in ("int4", "float32", "float16", "int8"))
+
+
+def test_a_ratio_below_one_is_faster() -> None:
+    assert measurement._ratio(lambda: time.sleep(0.001), lambda: time.sleep(0.02)) < 0.9
+    assert measurement._ratio(lambda: time.sleep(0.02), lambda: time.sleep(0.001)) > 1.1

@@ -34,11 +34,14 @@ VALIDATION_IMAGES = 1000
 """Most of them that are measured."""
 BATCH_SIZES = (1, 32)
 """What is timed: a request on its own, and the largest batch that the server makes unless told otherwise."""
-ROUNDS = 15
-"""Turns of each of two graphs; the ratio is the median over them."""
+ROUNDS = (15, 201)
+"""Fewest and most turns of each of two graphs; the ratio is the median over them."""
 
 _PIECE = 32
-_SECONDS = 0.01  # that a turn takes at least: clocks and interruptions are then small against it
+# How long a turn takes, or one call if that is longer: shorter than what a scheduler gives to another process, so that
+# most turns meet none, and so the median.
+_TURN_SECONDS = 0.002
+_SECONDS = 2.0  # after which the fewest turns are enough
 # float32 knows no number between this and 1 below it: what a pixel may cost is bounded by 16.6 nats.
 _NEAREST_TO_ONE = 2.0**-24
 _BINARIZATION_STREAM = 3
@@ -179,11 +182,13 @@ def speed(reduced: Bundle, float32: Bundle, pictures: Pictures, *, seed: int, th
 def _ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
     """The time of one over that of the other: the median over rounds, in each of which both have a turn."""
     one(), other()
-    repeats = max(1, math.ceil(_SECONDS / _time(other, 1)))
-    ratios = []
-    for turn in range(ROUNDS):
+    repeats = max(1, math.ceil(_TURN_SECONDS / _time(other, 1)))
+    ratios: list[float] = []
+    fewest, most = ROUNDS
+    end = time.perf_counter() + _SECONDS
+    while len(ratios) < fewest or (len(ratios) < most and time.perf_counter() < end):
         # Whoever comes first finds the caches as the other left them.
-        if turn % 2:
+        if len(ratios) % 2:
             below = _time(other, repeats)
             ratios.append(_time(one, repeats) / below)
         else:
