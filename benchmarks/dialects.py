@@ -124,29 +124,26 @@ class Ours:
         return {name: np.asarray([entry[name] for entry in entries]) for name in ("mean", "log_variance")}
 
 
-@dataclass(frozen=True, slots=True)
 class V2:
     """The Open Inference Protocol over REST: tensors with names and shapes, flat JSON data or, with the binary
-    extension, raw bytes behind a JSON head. Models are named ``encode`` and ``decode``.
+    extension, raw bytes behind a JSON head. Models are named ``encode_json``, ``encode_binary`` and so on.
     """
-
-    binary_extension: bool
 
     def request(self, row: Row, workload: Workload) -> Request:
         array = array_of(row, workload)
-        name, kind = ("latents", "FP32") if row.operation == "decode" else ("images", "FP32")
-        outputs: list[dict[str, Any]] = [{"name": "mean"}, {"name": "log_variance"}]
-        if row.operation == "decode":
-            outputs = [{"name": "pixels"}]
-        if row.form == "binary":
-            outputs = [{"name": "mean" if row.operation == "encode" else "levels"}]
-            kind = "FP32" if row.operation == "decode" else "UINT8"
-        tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": kind}
-        path = f"/v2/models/{row.operation}/infer"
-        if row.form == "json" or not self.binary_extension:
-            numbers = array if row.form == "binary" or row.operation == "decode" else np.round(array / 255, 4)
-            data = np.round(numbers.astype(np.float64), 4) if numbers.dtype != np.uint8 else numbers
-            document = {"inputs": [tensor | {"data": data.ravel().tolist()}], "outputs": outputs}
+        named = {"encode-json": ["mean", "log_variance"], "encode-binary": ["mean"], "decode-json": ["pixels"]}
+        outputs: list[dict[str, Any]] = [
+            {"name": name} for name in named.get(f"{row.operation}-{row.form}", ["levels"])
+        ]
+        tensor: dict[str, Any] = {
+            "name": "latents" if row.operation == "decode" else "images",
+            "shape": list(array.shape),
+            "datatype": "UINT8" if row.form == "binary" and row.operation == "encode" else "FP32",
+        }
+        path = f"/v2/models/{row.operation}_{row.form}/infer"
+        if row.form == "json":
+            numbers = np.round(array.astype(np.float64) if row.operation == "decode" else array / 255, 4)
+            document = {"inputs": [tensor | {"data": numbers.ravel().tolist()}], "outputs": outputs}
             return Request(path, {"Content-Type": JSON}, json.dumps(document, separators=(",", ":")).encode())
         raw = array.tobytes()
         tensor["parameters"] = {"binary_data_size": len(raw)}

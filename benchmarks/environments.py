@@ -1,5 +1,6 @@
 """Virtual environments, one a contender, in a folder that git ignores; made anew when what they should hold changes."""
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -54,13 +55,19 @@ Pythons = Callable[[Installation], Path]
 def environment(installation: Installation) -> Path:
     """Make the environment, or take the one that is there; its interpreter. Raises Unavailable."""
     folder = WORK / "environments" / installation.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be making it
+        return _made(folder, installation)
+
+
+def _made(folder: Path, installation: Installation) -> Path:
     marker = folder / _MARKER
     python = folder / "bin" / "python"
     fingerprint = installation.fingerprint
     if marker.exists() and marker.read_text() == fingerprint:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _run([sys.executable, "-m", "venv", str(folder)], ROOT)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, *installation.arguments], installation.folder)

@@ -84,7 +84,7 @@ def _standings(results: Results) -> str:
         if standing.memory:
             fields = ("pss", "rss", "peak", "processes")
             memory = [f"{statistics.median(getattr(one, field) for one in standing.memory):.0f}" for field in fields]
-        lines.append([name, standing.role, versions, standing.note, cold, *memory])
+        lines.append([name, standing.role, versions, _plain(standing.note), cold, *memory])
     head = ["contender", "role", "versions", "how", "cold start, s", "PSS, MiB", "RSS, MiB", "peak, MiB", "processes"]
     return _table(head, lines) + (
         "\n\nCold start: from exec to the first right answer. Memory is that of all processes together, at rest after "
@@ -95,6 +95,10 @@ def _standings(results: Results) -> str:
 def _goals(results: Results) -> str:
     name = our_name(results)
     lines: list[list[str]] = []
+    if standing := results.standings.get(name):
+        failed = sum(other == name for _, _, other, _ in results.failures())
+        lost = f"not run: {standing.not_run}" if standing.not_run else str(failed)
+        lines.append(["rows of ours that failed", _plain(lost), "0", "no" if failed or standing.not_run else "yes"])
     ratios = of_peer(results, "main")
     if ratios:
         lines.append(_goal(f"ours / best peer, in each of {len(ratios)} rows", min(ratios.values()), EACH_ROW))

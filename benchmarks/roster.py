@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from benchmarks.dialects import Canned, Dialect, Ours, Plain
+from benchmarks.dialects import V2, Canned, Dialect, Ours, Plain
 from benchmarks.environments import ROOT, Installation, of_requirements, of_source, source_at
 
 Role = Literal["ours", "peer", "limit"]
@@ -78,65 +78,66 @@ def ours(name: str, source: Path = ROOT, options: tuple[str, ...] = (), installa
     )
 
 
+def peer(name: str, note: str, command: Callable[[Place], list[str]], *packages: str, **more: Any) -> Contender:
+    """Another model server. Configurations of one share an environment: what comes before the dash is its name."""
+    family = name.partition("-")[0]
+    versions = (*packages, "onnxruntime")
+    return Contender(name, "peer", of_requirements(family), command, packages=versions, note=note, **more)
+
+
 def standard() -> list[Contender]:
     """Everybody but earlier commits of ours."""
+    mosec = ("--address", "127.0.0.1", "--log-level", "error", "--timeout", "30000", "--workers")
+    throughput = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
     return [
         ours("ours"),
-        Contender(
+        peer(
             "mosec",
-            "peer",
-            of_requirements("mosec"),
-            script(
-                "mosec_server",
-                "--address",
-                "127.0.0.1",
-                "--log-level",
-                "error",
-                "--timeout",
-                "30000",
-                "--workers",
-                "1",
-                "--batch",
-                "32",
-            ),
-            packages=("mosec", "onnxruntime"),
-            note="dynamic batching, one worker a graph",
+            "dynamic batching, one worker a graph",
+            script("mosec_server", *mosec, "1", "--batch", "32"),
+            "mosec",
             large=True,
         ),
-        Contender(
+        peer(
             "mosec-unbatched",
-            "peer",
-            of_requirements("mosec"),
-            script(
-                "mosec_server",
-                "--address",
-                "127.0.0.1",
-                "--log-level",
-                "error",
-                "--timeout",
-                "30000",
-                "--workers",
-                "{cores}",
-            ),
-            packages=("mosec", "onnxruntime"),
-            note="no batching, a worker a core and graph",
+            "no batching, a worker a core and graph",
+            script("mosec_server", *mosec, "{cores}"),
+            "mosec",
             large=True,
         ),
-        Contender(
+        peer(
             "litserve",
-            "peer",
-            of_requirements("litserve"),
+            "batching, the fast queue",
             script("litserve_server", "--workers", "1", "--servers", "1", "--batch", "32"),
-            packages=("litserve", "onnxruntime"),
-            note="batching, the fast queue",
+            "litserve",
         ),
-        Contender(
+        peer("bentoml", "routes mounted into a service, a worker a core", script("bentoml_service"), "bentoml"),
+        peer(
+            "mlserver",
+            "custom handlers, in the server's process",
+            script("mlserver_runtime", "--workers", "0", "--folder", "{folder}"),
+            "mlserver",
+        ),
+        peer(
+            "ray",
+            "Serve with HAProxy and its throughput switch, batching, a replica",
+            script("ray_serve", "--replicas", "1"),
+            "ray",
+            environment=throughput,
+        ),
+        peer(
+            "pytriton",
+            "Triton, dynamic batching, the binary extension",
+            script("pytriton_server", "--instances", "1"),
+            "nvidia-pytriton",
+            dialect=V2(),
+        ),
+        peer(
             "fastapi",
-            "peer",
-            of_requirements("fastapi"),
+            "written by hand, orjson, a process a core",
             script("fastapi_onnx", "--workers", "{cores}"),
-            packages=("fastapi", "uvicorn", "onnxruntime"),
-            note="written by hand, orjson, a process a core",
+            "fastapi",
+            "uvicorn",
             draws=True,
             large=True,
         ),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -237,12 +238,16 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if shutil.which("wrk") is None:
         raise ValueError("wrk is not installed; on Debian and Ubuntu: apt install wrk")
     contenders = chosen(options)
-    from benchmarks.models import make_bundle  # PyTorch takes seconds to import, and --help needs none
-
-    bundle = options.model or make_bundle("small", WORK / "bundles" / "small")
-    large = make_bundle("large", WORK / "bundles" / "large") if "large" in tables else None
+    bundle = options.model or _made("small")
+    large = _made("large") if "large" in tables else None
     cores = len(os.sched_getaffinity(0))
     return Plan(tables, contenders, patterns, options.rounds, options.seconds, bundle.resolve(), large, cores)
+
+
+def _made(size: Literal["small", "large"]) -> Path:
+    from benchmarks.models import make_bundle  # PyTorch takes seconds to import, and not every run needs it
+
+    return make_bundle(size, WORK / "bundles" / size)
 
 
 def main() -> None:
