@@ -18,7 +18,8 @@ from model.bundle.drawing import StillFormat, animate, encode_picture, tile
 Pixels = NDArray[np.uint8]
 Header = tuple[bytes, bytes]
 
-LIGHT_NUMBERS = 4096
+LIGHT_NUMBERS = 2**16
+"""So many numbers are written in 2 ms at most, as JSON too; `images.LIGHT_BYTES` says why that is no work for a thread."""
 MILLISECONDS = 120  # of a frame in an animation
 
 _STILL: Mapping[str, StillFormat] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}

@@ -1,12 +1,14 @@
 """Request bodies as Python and NumPy objects: media types, JSON, multipart forms and .npy. Syntax only, no pictures.
 
-Every count is checked before it costs memory. All of it is synchronous and belongs on a codec thread, save for what
-`is_light` says. Errors are ours (app.errors) and carry pointers into the body.
+Every count is checked before it costs memory. All of it is synchronous and, save for what is small, belongs on a codec
+thread. Errors are ours (app.errors) and carry pointers into the body.
 """
 
+import math
 import re
+from functools import lru_cache
 from itertools import chain
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -32,7 +34,6 @@ PICTURE_TYPES = (PNG, JPEG, WEBP, GIF, BMP)
 IMAGE_BODIES = (JSON, *PICTURE_TYPES, MULTIPART, NPY)
 LATENT_BODIES = (JSON, NPY)
 
-LIGHT_BYTES = 16 * 2**10
 FIELD = "images"
 
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
@@ -50,11 +51,6 @@ def media_type(content_type: str | None, taken: tuple[str, ...]) -> str:
     if kind not in taken or (kind == JSON and charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")):
         raise UnsupportedMediaType(f"This route takes {', '.join(taken)} (JSON as UTF-8).")
     return kind
-
-
-def is_light(body: bytes) -> bool:
-    """Is reading numbers from this body cheaper than handing it to a thread? (Pictures are another matter.)"""
-    return len(body) <= LIGHT_BYTES
 
 
 # JSON
@@ -138,6 +134,8 @@ _NPY_HEADER = re.compile(
     rb"\s*'shape':\s*\((?P<shape>[0-9, ]{0,64})\),?\s*\}\s*"
 )
 _LONGEST_HEADER = 4096
+_NO_PLAIN_ARRAY = "The .npy header is not that of a plain array of integers or floats."
+_NPY_BEGINS = {b"\x01\x00": 10, b"\x02\x00": 12}  # by the version of the format
 
 
 def read_npy(body: bytes) -> Numbers:
@@ -146,26 +144,31 @@ def read_npy(body: bytes) -> Numbers:
     The header is held against the body's length before anything is made of it. Numbers are integers or floats, in
     the machine's byte order. Raises Invalid.
     """
-    begin = {b"\x01\x00": 10, b"\x02\x00": 12}.get(body[6:8], 0)
-    if body[:6] != b"\x93NUMPY" or not begin or len(body) < begin:
+    if body[:6] != b"\x93NUMPY" or not (begin := _NPY_BEGINS.get(body[6:8], 0)) or len(body) < begin:
         raise Invalid.at("", "The body is not an .npy file of format 1.0 or 2.0.")
     end = begin + int.from_bytes(body[8:begin], "little")
-    header = _NPY_HEADER.fullmatch(body, begin, end) if end <= min(len(body), _LONGEST_HEADER) else None
-    if header is None:
-        raise Invalid.at("", "The .npy header is not that of a plain array of integers or floats.")
-    dtype = np.dtype(header["kind"].decode())
-    sizes = [size for size in header["shape"].decode().replace(" ", "").split(",") if size]
+    if end > min(len(body), _LONGEST_HEADER):
+        raise Invalid.at("", _NO_PLAIN_ARRAY)
+    dtype, shape, order, count = _npy_header(body[begin:end])
+    if count * dtype.itemsize != len(body) - end:
+        raise Invalid.at("", "The .npy header does not agree with the length of the data.")
+    array = np.frombuffer(body, dtype, count, end).reshape(shape, order=order)
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+@lru_cache(maxsize=512)  # clients send the same one over and over
+def _npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"], int]:
+    """Type, shape, order and count of an array."""
+    match = _NPY_HEADER.fullmatch(header)
+    if match is None:
+        raise Invalid.at("", _NO_PLAIN_ARRAY)
+    sizes = [size for size in match["shape"].decode().replace(" ", "").split(",") if size]
     shape = tuple(int(size) for size in sizes)
-    count = 1
-    for size in shape:
-        count *= size
     if 0 in shape:  # beside a zero, any other size would agree with no data
         raise Invalid.at("", "The array must not be empty.")
-    if len(shape) > 8 or count * dtype.itemsize != len(body) - end:
-        raise Invalid.at("", "The .npy header does not agree with the length of the data.")
-    flat = np.frombuffer(body, dtype, count, end)
-    array = flat.reshape(shape, order="F" if header["fortran"] == b"True" else "C")
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    if len(shape) > 8:
+        raise Invalid.at("", "The array has too many dimensions.")
+    return np.dtype(match["kind"].decode()), shape, "F" if match["fortran"] == b"True" else "C", math.prod(shape)
 
 
 # multipart/form-data

@@ -10,14 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bodies import Numbers, is_light, number_array, read_json, read_multipart, read_npy
+from app.bodies import Numbers, number_array, read_json, read_multipart, read_npy
 from app.errors import Detail, Invalid, TooLarge, translate
-from app.negotiation import JSON, MULTIPART, NPY
+from app.negotiation import JSON, MULTIPART, NPY, PNG
+from app.rectangles import read_rectangle
 from app.schemas import ImagesBody, LatentsBody
 from app.settings import Settings
 from model.bundle.errors import PictureError, PictureTooLarge
 from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_network
+
+LIGHT_BYTES = 256 * 2**10
+"""Numbers in so many bytes are read in 2 ms at most, all of which holds Python's lock: on a thread too, the event loop
+would wait for it, and for the way there and back."""
+
+SMALL_FILE, SMALL_SIDE = 16 * 2**10, 128  # bytes and pixels of a PNG that is decoded faster than a thread takes it up
+_INFLATED = (b"zTXt", b"iTXt", b"iCCP")  # parts of a PNG that may be far larger than the pixels
 
 Array = NDArray[np.float32]
 Fitted = NDArray[np.uint8] | NDArray[np.float32]
@@ -37,22 +45,48 @@ class ImageReader:
         """Images of a body of any type, N from 1 to ``limits.max_items``."""
         most = self._limits.max_items
         if kind == JSON:
+            if (images := self._of_rectangle(body)) is not None:
+                return images
             document = read_json(
                 body, ImagesBody, max_depth=self._limits.max_json_depth, max_items=most, items="images"
             )
             return self.of_json([(item, f"/images/{i}") for i, item in enumerate(document.images)])
         if kind == NPY:
-            array = _bounded(read_npy(body), (3, 4), most)
-            self._check_is_no_single(array)
-            return self._network([self._fit_arrays(array, "")])
+            return self._of_array(read_npy(body))
         files = read_multipart(content_type, body, max_files=most) if kind == MULTIPART else [body]
         pointers = [f"/images/{i}" for i in range(len(files))] if kind == MULTIPART else [""]
         return self._network([self._fit_file(data, at) for data, at in zip(files, pointers, strict=True)])
 
-    def is_light(self, kind: str, body: bytes) -> bool:
-        """Is this body a small array of the model's size, which nothing has to be decoded or resized for?"""
+    def at_once(self, kind: str, body: bytes) -> Array | None:
+        """Images that are read faster than a thread could take them up: numbers of the model's size, a small PNG.
+
+        None for everything else, which `of_body` reads or refuses.
+        """
         size = (self._spec.height, self._spec.width)
-        return kind == NPY and is_light(body) and read_npy(body).shape[1:3] == size
+        if kind == NPY and len(body) <= LIGHT_BYTES:
+            array = read_npy(body)
+            return self._of_array(array) if array.shape[1:3] == size else None
+        if kind == JSON and len(body) <= LIGHT_BYTES:
+            return self._of_rectangle(body)
+        if kind == PNG and _is_small_png(body):
+            return self._network([self._fit_file(body, "")])
+        return None
+
+    def _of_array(self, array: Numbers) -> Array:
+        self._check_is_no_single(_bounded(array, (3, 4), self._limits.max_items))
+        return self._network([self._fit_arrays(array, "")])
+
+    def _of_rectangle(self, body: bytes) -> Array | None:
+        """A JSON body of numbers in the model's size; None if it is another, or one with an error to be told."""
+        shape, channels = (self._spec.height, self._spec.width), self._spec.channels
+        for item in (shape, (*shape, 1)) if channels == 1 else ((*shape, channels),):
+            array = read_rectangle(body, "images", item, most=self._limits.max_items)
+            if array is not None:
+                try:
+                    return self._network([self._fit_arrays(array, "")])
+                except Invalid:
+                    return None
+        return None
 
     def of_json(self, items: Sequence[tuple[object, str]]) -> Array:
         """JSON images with their pointers: base64 of a picture file, or a nested list [H][W] or [H][W][C]."""
@@ -106,10 +140,20 @@ class ImageReader:
         return np.concatenate([to_network(part) for part in fitted])
 
 
+def _is_small_png(body: bytes) -> bool:
+    """Small by its header (PNG specification, 11.2.1), and without what inflates."""
+    if len(body) > SMALL_FILE or body[:8] != b"\x89PNG\r\n\x1a\n" or any(part in body for part in _INFLATED):
+        return False
+    return max(int.from_bytes(body[16:20], "big"), int.from_bytes(body[20:24], "big")) <= SMALL_SIDE
+
+
 def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:
     """Latents of a JSON or .npy body: float32 (N, D), N from 1 to ``limits.max_items``, finite."""
     if kind == NPY:
         return check_latents(_bounded(read_npy(body), (2,), limits.max_items), dim, "")
+    latents = read_rectangle(body, "latents", (dim,), most=limits.max_items)
+    if latents is not None and np.isfinite(latents).all():
+        return latents
     document = read_json(
         body, LatentsBody, max_depth=limits.max_json_depth, max_items=limits.max_items, items="latents"
     )

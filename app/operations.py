@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.answers import LIGHT_NUMBERS, Answer, answer, fits, json_body, npy_body, picture_body, png_texts
-from app.bodies import IMAGE_BODIES, LATENT_BODIES, is_light, media_type
+from app.bodies import IMAGE_BODIES, LATENT_BODIES, media_type
 from app.engine import Model
 from app.errors import Invalid, ModelFailure
 from app.exchange import Call, Operate
-from app.images import ImageReader, read_latents
+from app.images import LIGHT_BYTES, ImageReader, read_latents
 from app.negotiation import GIF, JPEG, JSON, MULTIPART, NPY, PNG, WEBP, ZIP, choose
 from app.schemas import (
     SEED_BOUND,
@@ -75,7 +75,7 @@ async def decode(call: Call) -> Answer:
     kind = media_type(call.content_type, LATENT_BODIES)
     body = await call.read()
     read = partial(read_latents, kind, body, model.manifest.latent.dim, call.engine.settings)
-    latents = await call.codec("read", read, light=is_light(body))
+    latents = await call.codec("read", read, light=len(body) <= LIGHT_BYTES)
     return await _draw(call, model, latents, _Drawing(media, query))
 
 
@@ -147,7 +147,7 @@ async def traverse_dimension(call: Call) -> Answer:
     media_type(call.content_type, TRAVERSE_BODIES)
     body = await call.read()
     read = partial(read_traverse, body, model.manifest.latent.dim, call.engine.settings)
-    frames = await call.codec("read", read, light=is_light(body))
+    frames = await call.codec("read", read, light=len(body) <= LIGHT_BYTES)
     return await _draw(call, model, frames, _Drawing(media, query, frames=True, tell_latents=True))
 
 
@@ -169,8 +169,10 @@ async def _read_images(call: Call, model: Model, taken: tuple[str, ...], *, refu
     kind = media_type(call.content_type, taken)
     body = await call.read()
     reader = ImageReader(model.manifest.image, call.engine.settings, refuse=refuse)
-    read = partial(reader.of_body, kind, call.content_type or "", body)
-    return await call.codec("read", read, light=reader.is_light(kind, body))
+    images = call.engine.light("read", partial(reader.at_once, kind, body))
+    if images is not None:
+        return images
+    return await call.codec("read", partial(reader.of_body, kind, call.content_type or "", body), light=False)
 
 
 def _encoded(model: Model, posterior: Posterior, query: EncodeQuery, seed: int | None, media: str) -> Answer:
@@ -223,24 +225,24 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
         raise Invalid(f"So many pictures do not fit into one of type {drawing.media}; ask for {ZIP}, or for less.")
     images = await model.decode(latents, call)
     write = partial(_drawn, model, images, latents, drawing)
-    light = drawing.media == NPY and numbers <= 16 * LIGHT_NUMBERS  # a copy of the numbers, no more
+    light = drawing.media in (NPY, JSON) and drawing.query.dtype == "float32"
+    light = (light or drawing.media == NPY) and numbers <= LIGHT_NUMBERS
     return await call.codec("write", write, light=light)
 
 
 def _drawn(model: Model, images: Array, latents: Array, drawing: _Drawing) -> Answer:
     headers = _seed_header(drawing.seed)
-    pixels = from_network(images)
     if drawing.query.dtype != "float32":
-        levels = to_uint8(pixels)
+        levels = to_uint8(images).transpose(0, 2, 3, 1)
         if drawing.media == NPY:
             return answer(NPY, npy_body(levels), headers)
         if drawing.media != JSON:
             return answer(drawing.media, picture_body(levels, drawing.media, frames=drawing.frames), headers)
         pictures: dict[str, object] = {"images": png_texts(levels)}
     elif drawing.media == NPY:
-        return answer(NPY, npy_body(pixels), headers)
+        return answer(NPY, npy_body(from_network(images)), headers)
     else:
-        pictures = {"pixels": pixels}
+        pictures = {"pixels": from_network(images)}
     document = _named(model, drawing.seed) | pictures
     if drawing.tell_latents:
         document["latents"] = np.ascontiguousarray(latents)

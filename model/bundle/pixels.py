@@ -157,8 +157,9 @@ def to_uint8(images: NDArray[np.floating]) -> Bytes:
     >>> to_uint8(np.array([-0.1, 0.0, 0.5, 1.0, 1.1])).tolist()
     [0, 0, 128, 255, 255]
     """
-    levels: Bytes = np.clip(np.rint(images * np.float32(255)), 0, 255).astype(np.uint8)
-    return levels
+    scaled = images * np.float32(255)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def _corrupt(error: Exception) -> Exception:
