@@ -28,11 +28,17 @@ class Installation:
     arguments: tuple[str, ...]
     folder: Path
     decided_by: tuple[Path, ...]
+    interpreter: str = sys.executable
 
     @property
     def fingerprint(self) -> str:
         """Changes when the environment has to."""
-        parts = [sys.version, *self.arguments, *(path.read_text(encoding="utf-8") for path in self.decided_by)]
+        parts = [
+            self.interpreter,
+            sys.version,
+            *self.arguments,
+            *(path.read_text(encoding="utf-8") for path in self.decided_by),
+        ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -68,7 +74,7 @@ def _made(folder: Path, installation: Installation) -> Path:
     if marker.exists() and marker.read_text() == fingerprint:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)], ROOT)
+    _run([installation.interpreter, "-m", "venv", str(folder)], ROOT)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, *installation.arguments], installation.folder)
     marker.write_text(fingerprint)

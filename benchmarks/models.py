@@ -3,6 +3,7 @@
 What a server does does not depend on what the weights say, and a benchmark that needs no training runs anywhere.
 """
 
+import hashlib
 import io
 import json
 import shutil
@@ -63,10 +64,15 @@ def make_bundle(size: Size, destination: Path, name: str = "") -> Path:
         write_bytes_atomically(staging / DECODER, decoder_graph(vae, manifest.graphs.decoder))
         write_bytes_atomically(staging / GOLDEN, _golden(vae, image))
         write_text_atomically(staging / CARD, f"# {name or size}\n\nRandom weights, for benchmarks.\n")
-        write_manifest(staging, manifest)
+        _write_lean_manifest(staging, manifest)
         open_bundle(staging)
         publish(staging, destination, replace=True)
     return destination
+
+
+def fingerprint() -> str:
+    """Changes with this file, so that a bundle of another recipe is not taken for one of this."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def _small() -> tuple[VAE, ImageSpec]:
@@ -154,5 +160,12 @@ def rename_bundle(source: Path, destination: Path, name: str) -> Path:
     """A copy of a bundle under another name."""
     shutil.copytree(source, destination)
     raw = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
-    write_manifest(destination, Manifest.model_validate_json(json.dumps(raw | {"name": name})))
+    (destination / MANIFEST).write_text(json.dumps(raw | {"name": name}), encoding="utf-8")
     return destination
+
+
+def _write_lean_manifest(folder: Path, manifest: Manifest) -> None:
+    """Without what is as it is by default: earlier commits refuse what they do not know, and are measured too."""
+    complete = write_manifest(folder, manifest)
+    lean = {"schema_version": complete.schema_version} | complete.model_dump(mode="json", exclude_defaults=True)
+    (folder / MANIFEST).write_text(json.dumps(lean, indent=2) + "\n", encoding="utf-8")

@@ -196,6 +196,11 @@ def chosen(options: argparse.Namespace) -> tuple[Contender, ...]:
         name, _, rest_of_it = given.partition("=")
         known.insert(1, ours(name, options=tuple(shlex.split(rest_of_it))))
     known += [at_revision(revision) for revision in options.revision]
+    for given in options.python:
+        name, _, interpreter = given.partition("=")
+        for index, one in enumerate(known):
+            if one.installation.name == name:
+                known[index] = replace(one, installation=replace(one.installation, interpreter=interpreter))
     names = [contender.name for contender in known]
     if len(set(names)) < len(names):
         raise ValueError(f"two contenders have one name: {', '.join(names)}")
@@ -219,6 +224,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.ArgumentPars
     parser.add_argument("--model", type=Path, help="bundle of the main rows; a small one with random weights")
     parser.add_argument("--revision", action="append", default=[], help="ours at a commit too; may be repeated")
     parser.add_argument("--ours", action="append", default=[], metavar="NAME=OPTIONS", help="ours with options too")
+    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="interpreter of one of them")
     parser.add_argument("--output", type=Path, default=WORK / "results", help="folder of results.md and results.json")
     return parser, parser.parse_args(arguments)
 
@@ -245,9 +251,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _made(size: Literal["small", "large"]) -> Path:
-    from benchmarks.models import make_bundle  # PyTorch takes seconds to import, and not every run needs it
+    from benchmarks.models import fingerprint, make_bundle  # PyTorch takes seconds to import
 
-    return make_bundle(size, WORK / "bundles" / size)
+    return make_bundle(size, WORK / "bundles" / f"{size}-{fingerprint()}", size)
 
 
 def main() -> None:

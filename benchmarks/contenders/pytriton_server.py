@@ -1,6 +1,9 @@
 """PyTriton: NVIDIA Triton's own server in C++, Python functions bound to it as models, dynamic batching in between.
 
-A model has one type of numbers, so that JSON's floats and the binary extension's bytes are models of their own.
+Its package brings an interpreter of its own that reads the standard library of the environment's Python, and is an
+early 3.11: with a library from 3.11.5 on it fails as it starts. Debian 12's is 3.11.2, so that there
+``--python pytriton=/usr/bin/python3.11`` runs it. A model has one type of numbers, so that JSON's floats and the binary
+extension's bytes are models of their own.
 """
 
 import argparse
