@@ -62,6 +62,8 @@ class SeatedServer(uvicorn.Server):
         if self._arriving:
             await asyncio.wait(self._arriving)
         await super().shutdown(sockets)
+        self._loop.remove_reader(self._channel)
+        self._channel.close()
 
     async def _tell_warm(self) -> None:
         await self._engine.warmed_up()
@@ -134,7 +136,7 @@ class SeatedServer(uvicorn.Server):
             del self._unsaid[: self._channel.send(self._unsaid)]
         except BlockingIOError:
             pass
-        except OSError:  # the parent is gone
+        except OSError:  # the parent is gone, or this is about to be
             self._unsaid.clear()
         if self._unsaid:
             self._speaking = True
