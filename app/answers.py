@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 Header = tuple[bytes, bytes]
 
 LIGHT_NUMBERS = 2**16
-"""So many numbers are written in 2 ms at most, as JSON too; `images.LIGHT_BYTES` says why that is no work for a thread."""
+"""So many numbers are written in milliseconds, as JSON too; `images.LIGHT_BYTES` says why that is not for a thread."""
 MILLISECONDS = 120  # of a frame in an animation
 
 _STILL: Mapping[str, StillFormat] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}

@@ -74,6 +74,7 @@ class Engine:
         self._warm = self._leaving = self._refusing = False
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
+        self._sharing: asyncio.Task[None] | None = None
         self._runners = Runners(runs_at_a_time(settings))
         self._codec = ThreadPoolExecutor(settings.codec_threads, "codec")
         self._observe = {stage: metrics.codec_observers(stage) for stage in get_args(Stage)}
@@ -115,6 +116,7 @@ class Engine:
             for batcher in model.batchers.values():
                 batcher.start()
         self._warming = asyncio.create_task(self._warm_up())
+        self._sharing = asyncio.create_task(self.metrics.share())
 
     async def _warm_up(self) -> None:
         try:
@@ -143,8 +145,9 @@ class Engine:
     async def stop(self) -> None:
         """Refuse new work, end the threads. What still waits gets NotReady."""
         self.refuse()
-        if self._warming is not None:
-            self._warming.cancel()
+        for task in (self._warming, self._sharing):
+            if task is not None:
+                task.cancel()
         for model in self.models.values():
             for batcher in model.batchers.values():
                 batcher.close()

@@ -10,6 +10,7 @@ import uvicorn
 
 from app import logs, tracing
 from app.addresses import check_address, check_exposure
+from app.colleagues import Colleagues
 from app.engine import Engine
 from app.protocol import bounded
 from app.seat import SeatedServer
@@ -63,11 +64,11 @@ def serve(settings: Settings) -> None:
     check_address(settings.host, settings.port)
     check_exposure(settings)
     seat = take_seat(settings) if settings.workers > 1 else None
-    app = create_app(settings)
-    engine = app.engine
+    service = create_app(settings, colleagues=None if seat is None else Colleagues(seat.folder, seat.index))
+    engine = service.engine
     engine.open()
     config = uvicorn.Config(
-        app,
+        service.app,
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop where it exists
@@ -76,6 +77,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
+        proxy_headers=False,  # nothing here depends on who asks, or by which scheme
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )

@@ -1,14 +1,16 @@
-"""What Prometheus sees of one server. Every app has its own registry, and every label has few values."""
+"""What is counted and timed in one server process, and what all processes of a server have counted together.
 
+Every label has few values, whatever clients ask for. Gauges are asked when scraped, so that no request pays for them.
+"""
+
+import os
 from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypedDict, cast
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from app.colleagues import Colleagues
+from app.tallies import Family, Labels, Numbers
 
-from app.tallies import Family, Labels
-
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CLIENT_GONE = 499  # nginx's number for a client that closed its connection; no such answer is ever sent
 
 _SECONDS = (
@@ -32,16 +34,30 @@ _SECONDS = (
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-Readings = Callable[[], Iterable[tuple[Labels, float]]]
+
+class Gauge(NamedTuple):
+    """Values that ``readings`` tells: the labels and the number of each. An info is 1 whoever has it."""
+
+    name: str
+    documentation: str
+    labels: Labels
+    readings: Callable[[], Iterable[tuple[Labels, float]]]
+    is_info: bool = False
 
 
-class Metrics(Collector):
-    """The instruments. Gauges are asked when scraped, so that no request pays for them."""
+class Snapshot(TypedDict):
+    """Everything of one process at one moment, as JSON holds it too."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.registry.register(self)
+    process: int | None
+    tallies: dict[str, Numbers]
+    gauges: dict[str, Numbers]
+
+
+class Metrics:
+    """The instruments of one process; ``colleagues`` are those that serve beside it."""
+
+    def __init__(self, colleagues: Colleagues | None = None) -> None:
+        self._colleagues = colleagues
         graph = ("model", "graph")
         self._requests = Family("vae_requests", "Requests answered.", ("route", "method", "status"))
         self._duration = Family(
@@ -59,10 +75,11 @@ class Metrics(Collector):
             self._requests, self._duration, self._wait, self._inference, self._batch, self._codec, self._codec_wait,
             self._rejections,
         )  # fmt: skip
-        self._gauges: list[tuple[str, str, Labels, Readings]] = []
         self._models: dict[Labels, float] = {}
         about = ("model", "version", "sha256", "provider")
-        self.watch("vae_model_info", "Loaded models; always 1.", about, self._models.items)
+        self._gauges = [
+            Gauge("vae_model_info", "Loaded models; always 1.", about, self._models.items, is_info=True),
+        ]
 
     def request(self, route: str, method: str, status: int, seconds: float | None) -> None:
         """One request was answered (or given up: CLIENT_GONE), in so many seconds if they were measured."""
@@ -90,20 +107,34 @@ class Metrics(Collector):
     def model_loaded(self, model: str, version: str, sha256: str, provider: str) -> None:
         self._models[model, version, sha256, provider] = 1
 
-    def watch(self, name: str, documentation: str, labels: Labels, readings: Readings) -> None:
-        """A gauge whose values ``readings`` tells: the labels and the number of each."""
-        self._gauges.append((name, documentation, labels, readings))
+    def watch(
+        self,
+        name: str,
+        documentation: str,
+        labels: Labels,
+        readings: Callable[[], Iterable[tuple[Labels, float]]],
+    ) -> None:
+        """A gauge whose values ``readings`` tells."""
+        self._gauges.append(Gauge(name, documentation, labels, readings))
 
-    def collect(self) -> Iterable[Metric]:
-        """What the registry asks for at a scrape."""
-        for family in self._families:
-            yield family.exposed([family.snapshot()])
-        for name, documentation, labels, readings in self._gauges:
-            gauge = GaugeMetricFamily(name, documentation, labels=labels)
-            for values, number in readings():
-                gauge.add_metric(values, number)
-            yield gauge
+    def snapshot(self) -> Snapshot:
+        """Everything of now."""
+        return {
+            "process": os.getpid(),
+            "tallies": {family.name: family.numbers() for family in self._families},
+            "gauges": {
+                gauge.name: [(labels, [number]) for labels, number in gauge.readings()] for gauge in self._gauges
+            },
+        }
+
+    async def share(self) -> None:
+        """Tell the colleagues once a second, until cancelled; at once if there are none."""
+        if self._colleagues is not None:
+            await self._colleagues.keep_telling(self.snapshot)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        """The text that Prometheus scrapes: the same from whichever process it happens to ask, but for a second."""
+        from app.exposition import text
+
+        told = [] if self._colleagues is None else cast(list[Snapshot], self._colleagues.told())
+        return text(self._families, self._gauges, [self.snapshot(), *told])

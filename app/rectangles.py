@@ -1,4 +1,4 @@
-"""JSON arrays of a known shape, `{"images": [[[0, 0.5, ...], ...], ...]}`, read without looking at every number in Python.
+"""JSON arrays of a known shape, as `{"images": [[[0, 0.5, ...], ...]]}`, read without a look at each number in Python.
 
 The usual body of a client that sends numbers has one key, and one shape that the model takes. It is parsed, and its
 rows are packed into float32 by `struct`, which refuses what is no number: three times as fast as making an array of
@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import orjson
@@ -31,7 +32,7 @@ def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) 
     if left or not 1 <= count <= most or body.count(b'"') != 2 or b"true" in body or b"false" in body:
         return None  # struct would take true for 1
     try:
-        rows: list[list[object]] = [orjson.loads(body)[key]]
+        rows: list[Any] = [orjson.loads(body)[key]]
         for size in (count, *shape[:-1]):
             if set(map(type, rows)) != {list} or set(map(len, rows)) != {size}:
                 return None

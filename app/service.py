@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import tracing
+from app.colleagues import Colleagues
 from app.engine import Engine
 from app.metrics import Metrics
 from app.middleware import Gate
@@ -20,22 +21,22 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """An ASGI application; nothing is loaded before its lifespan begins."""
+    """An ASGI application, whose ``app`` is the same with one call less; nothing is loaded before its lifespan."""
 
-    def __init__(self, settings: Settings, *, shortcut: bool = True) -> None:
-        self.engine = Engine(settings, Metrics())
+    def __init__(self, settings: Settings, *, shortcut: bool = True, colleagues: Colleagues | None = None) -> None:
+        self.engine = Engine(settings, Metrics(colleagues))
         operations = OPERATIONS if shortcut else {}
         app: ASGIApp = Gate(self._behind, self.engine, keys=settings.all_api_keys(), operations=operations)
         if settings.cors_origins:
             from app.cors import Cors
 
             app = Cors(app, self.engine)
-        self._app = tracing.traced(app, settings) if settings.telemetry else app
+        self.app = tracing.traced(app, settings) if settings.telemetry else app
         self._site: Documented | None = None
         self._loading = Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -78,10 +79,10 @@ class Service:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(settings: Settings, *, shortcut: bool = True) -> Service:
-    """The application of these settings.
+def create_app(settings: Settings, *, shortcut: bool = True, colleagues: Colleagues | None = None) -> Service:
+    """The application of these settings, alone or beside others that share its port.
 
     ``shortcut=False`` sends operations through FastAPI's own routing, which does the same at a higher price. Raises
     OSError if the file of API keys cannot be read.
     """
-    return Service(settings, shortcut=shortcut)
+    return Service(settings, shortcut=shortcut, colleagues=colleagues)

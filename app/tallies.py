@@ -1,19 +1,16 @@
-"""Counts, and histograms of times, that cost a request almost nothing; Prometheus's library writes them out.
+"""Counts, and histograms of times, that cost a request almost nothing. `exposition` writes them out for Prometheus.
 
-Its own instruments take some 25 microseconds of a request that takes 100: they look labels up, check them and lock each
-number. Here who counts holds the tally itself, and only the scrape knows of names, labels and text.
-
-What several processes counted is added up from snapshots, which are plain lists (see `Family.snapshot`).
+The instruments of Prometheus's own library look labels up, check them and lock each number whenever something is
+counted, which is a good part of what a small request costs. Here who counts holds the tally itself, and only a scrape
+knows of names, labels and text.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from threading import Lock
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-
 Labels = tuple[str, ...]
-Snapshot = list[tuple[Sequence[str], list[float]]]
+Numbers = list[tuple[Sequence[str], list[float]]]
 """Labels and numbers of each tally: counts of the buckets, and the sum of what was observed."""
 
 
@@ -52,8 +49,8 @@ class Tally:
 class Family:
     """The tallies of one name, one for each combination of labels."""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float] = ()) -> None:
-        self.name, self._documentation, self._labels, self._bounds = name, documentation, labels, bounds
+    def __init__(self, name: str, documentation: str, labels: Labels, bounds: Sequence[float] = ()) -> None:
+        self.name, self.documentation, self.labels, self.bounds = name, documentation, labels, bounds
         self._tallies: dict[Labels, Tally] = {}
 
     def tally(self, *values: str) -> Tally:
@@ -61,29 +58,8 @@ class Family:
         try:
             return self._tallies[values]
         except KeyError:
-            return self._tallies.setdefault(values, Tally(self._bounds))
+            return self._tallies.setdefault(values, Tally(self.bounds))
 
-    def snapshot(self) -> Snapshot:
-        """All numbers of now."""
+    def numbers(self) -> Numbers:
+        """All of now."""
         return [(labels, tally.numbers()) for labels, tally in list(self._tallies.items())]
-
-    def exposed(self, snapshots: Iterable[Snapshot]) -> Metric:
-        """The sum of snapshots, as Prometheus's library takes it."""
-        totals: dict[Labels, list[float]] = {}
-        for labels, numbers in (entry for snapshot in snapshots for entry in snapshot):
-            key = tuple(labels)
-            before = totals.get(key)
-            totals[key] = numbers if before is None else [a + b for a, b in zip(before, numbers, strict=True)]
-        if not self._bounds:
-            counter = CounterMetricFamily(self.name, self._documentation, labels=self._labels)
-            for labels, numbers in totals.items():
-                counter.add_metric(labels, numbers[0])
-            return counter
-        histogram = HistogramMetricFamily(self.name, self._documentation, labels=self._labels)
-        for labels, numbers in totals.items():
-            buckets, reached = [], 0.0
-            for bound, number in zip([*map(float, self._bounds), float("inf")], numbers, strict=False):
-                reached += number
-                buckets.append(("+Inf" if bound == float("inf") else str(bound), reached))
-            histogram.add_metric(labels, buckets, numbers[-1])
-        return histogram

@@ -1,6 +1,7 @@
 """Metrics: fine enough for small models, and few label values whatever clients ask for."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.colleagues import Colleagues
 from app.metrics import Metrics
 from tests.app.client import NPY, engine_of, grey, npy, picture, running
 
@@ -121,3 +123,37 @@ def test_every_stage_is_timed(run: Run, tiny: Path) -> None:
             assert "vae_request_duration_seconds_sum" in text
 
     run(scenario())
+
+
+def test_whichever_process_is_asked_tells_of_all(tmp_path: Path) -> None:
+    first, second = (Metrics(Colleagues(tmp_path, index)) for index in (0, 1))
+    for metrics in (first, second, second):
+        metrics.request("/encode", "POST", 200, 0.002)
+        metrics.model_loaded("tiny", "1", "abc", "cpu")
+    for metrics in (first, second):
+        metrics.watch("vae_queue_depth", "Waiting.", ("model",), lambda: [(("tiny",), 2)])
+        metrics.watch("vae_requests_in_progress", "In work.", (), lambda: [((), 1)])
+
+    async def tell(metrics: Metrics) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(metrics.share(), 0.01)
+
+    for metrics in (first, second):
+        asyncio.run(tell(metrics))
+    told = [sorted(metrics.exposition().decode().splitlines()) for metrics in (first, second)]
+    for lines in told:
+        assert 'vae_requests_total{method="POST",route="/encode",status="200"} 3.0' in lines
+        assert 'vae_request_duration_seconds_bucket{le="0.0025",route="/encode"} 3.0' in lines
+        assert 'vae_request_duration_seconds_sum{route="/encode"} 0.006' in lines
+        assert 'vae_queue_depth{model="tiny"} 4.0' in lines
+        assert "vae_requests_in_progress 2.0" in lines
+        assert 'vae_model_info{model="tiny",provider="cpu",sha256="abc",version="1"} 1.0' in lines
+
+    # One that takes another's place goes on from its numbers, and has nothing in work of what that one had.
+    third = Metrics(Colleagues(tmp_path, 1))
+    third.watch("vae_requests_in_progress", "In work.", (), lambda: [((), 0)])
+    third.request("/encode", "POST", 200, 0.002)
+    lines = third.exposition().decode().splitlines()
+    assert 'vae_requests_total{method="POST",route="/encode",status="200"} 4.0' in lines
+    assert "vae_requests_in_progress 1.0" in lines
+    assert [line for line in lines if line.startswith("process_resident_memory_bytes ")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.bodies import number_array
 from app.rectangles import read_rectangle
 
-NUMBERS = st.one_of(
+NUMBERS: st.SearchStrategy[object] = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from([True, False, None, "1", [], {}, [1]]),
