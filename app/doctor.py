@@ -19,6 +19,7 @@ from app.errors import ConfigurationError
 from app.options import flag
 from app.settings import Settings, unknown_variables
 from app.shelf import default_name, open_bundles, runs_at_a_time
+from app.workers import check_workers
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.runtime import Bundle
@@ -82,6 +83,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         f"{os.cpu_count()} in the machine{limit}; {usable_cores()} usable: {settings.workers} workers, "
         f"in each at most {runs} runs of a graph at a time, on {settings.threads} threads each",
     )
+    yield from _workers(settings)
     memory = next((text for path in MEMORY_LIMITS if (text := _read(path)).isdigit() and int(text) < 2**60), None)
     if memory is None:
         yield Finding("ok", "memory", "no limit by a control group")
@@ -91,6 +93,15 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("ok", "memory", f"at most {int(memory) // 2**20} MiB")
     yield Finding("ok", "container", "yes" if in_container() else "no")
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_workers(settings)
+    except ConfigurationError as error:
+        yield Finding("FAIL", "workers", str(error))
+    if settings.workers > usable_cores():
+        yield Finding("note", "workers", "more than usable cores: they wait for each other, and each takes memory")
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,8 @@
 """A worker's place beside others: a server whose connections come from the parent process (`workers`)."""
 
 import asyncio
+import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +42,8 @@ class SeatedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, engine: Engine, seat: Seat) -> None:
         super().__init__(config)
-        self._engine, self._channel = engine, seat.channel
+        self._engine, self._channel, self._folder = engine, seat.channel, seat.folder
+        self._parent = os.getppid()
         self._unsaid = bytearray()
         self._speaking = False
         self._arriving: set[asyncio.Task[None]] = set()
@@ -64,6 +67,8 @@ class SeatedServer(uvicorn.Server):
         await super().shutdown(sockets)
         self._loop.remove_reader(self._channel)
         self._channel.close()
+        if os.getppid() != self._parent:  # who would have done so
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _tell_warm(self) -> None:
         await self._engine.warmed_up()

@@ -1,5 +1,6 @@
 """`vae doctor`: what it finds is what `vae serve` would do."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -102,3 +103,17 @@ def test_a_memory_limit_that_no_server_fits_into(
     monkeypatch.setattr(doctor, "MEMORY_LIMITS", (tmp_path / "none", tmp_path / "memory.max"))
     (line,) = [line for line in told(models=(tiny,))[1].splitlines() if line[6:].startswith("memory")]
     assert line.startswith(mark)
+
+
+def test_more_workers_than_cores_and_none_where_no_process_can_be_forked(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 2)
+    assert "  workers  " not in told(models=(tiny,), workers=2)[1]
+    sound, text = told(models=(tiny,), workers=3)
+    assert sound
+    assert "note  workers   more than usable cores" in text
+    monkeypatch.delattr(os, "fork")
+    sound, text = told(models=(tiny,), workers=2)
+    assert not sound
+    assert "FAIL  workers " in text

@@ -176,7 +176,8 @@ def test_a_signal_to_all_of_them_is_one_and_a_second_one_ends_them_at_once(
         assert not list(tmp_path.iterdir())
 
 
-def test_workers_without_their_parent_finish_and_go(tmp_path: Path) -> None:
+def test_workers_without_their_parent_finish_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     slow = write_tiny_bundle(tmp_path / "slow", decoder="slow")
     with working(slow, max_batch=1, drain_delay=600) as server, ThreadPoolExecutor(1) as pool, clients(server) as both:
         running = pool.submit(httpx.get, f"{server.url}/sample?n=40&seed=1&format=npy", timeout=60)
@@ -184,6 +185,7 @@ def test_workers_without_their_parent_finish_and_go(tmp_path: Path) -> None:
         server.process.kill()
         assert un_npy(running.result()).shape == (40, 8, 8, 1)
         assert server.ended()[0] == -signal.SIGKILL
+        assert not list(tmp_path.glob("vae-*"))
 
 
 def test_a_signal_during_the_start_ends_it(tiny: Path) -> None:
