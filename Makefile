@@ -36,7 +36,7 @@ test: .venv-dev/.installed ## run the tests
 test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image, in an engine of their own if none runs
 	.ci/engine $(DEV)/pytest -m docker tests/deployment $(ARGS)
 
-bench: .venv-dev/.installed ## measure the server side by side with the bare graph; prints ratios
+bench: .venv-dev/.installed ## measure the server beside other model servers and the limits of the machine
 	$(DEV)/python -m benchmarks.serving $(ARGS)
 
 check: .venv-dev/.installed ## lint, formatting, types and import arrows

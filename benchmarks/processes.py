@@ -66,7 +66,7 @@ class Server:
     """A process that was started, and all that it starts. Use ``started``."""
 
     def __init__(self, command: Sequence[str], *, environment: dict[str, str], folder: Path, log: Path) -> None:
-        self._token = secrets.token_hex(8)
+        self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._known: set[tuple[int, int]] = set()
         self.log = log
         clean = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

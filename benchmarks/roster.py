@@ -1,5 +1,6 @@
 """Who takes part: every contender, how it is installed, started and spoken to."""
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Contender:
     note: str = ""
     draws: bool = False
     """It takes and gives pictures: PNG in, PNG out, samples."""
+    grows: bool = False
+    """Its growth is measured."""
     large: bool = False
     """It takes part with the larger model too."""
 
@@ -74,6 +77,7 @@ def ours(name: str, source: Path = ROOT, options: tuple[str, ...] = (), installa
         ("onnxruntime",),
         shlex.join(("vae", "serve", *options)),
         draws=True,
+        grows=name.partition("@")[0] == "ours",
         large=True,
     )
 
@@ -91,10 +95,11 @@ def standard() -> list[Contender]:
     throughput = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
     return [
         ours("ours"),
+        ours("ours-workers", options=("--workers", str(len(os.sched_getaffinity(0))))),
         peer(
             "mosec",
-            "dynamic batching, one worker a graph",
-            script("mosec_server", *mosec, "1", "--batch", "32"),
+            "dynamic batching, a worker a core and graph",
+            script("mosec_server", *mosec, "{cores}", "--batch", "32"),
             "mosec",
             large=True,
         ),
@@ -107,8 +112,8 @@ def standard() -> list[Contender]:
         ),
         peer(
             "litserve",
-            "batching, the fast queue",
-            script("litserve_server", "--workers", "1", "--servers", "1", "--batch", "32"),
+            "the fast queue, a worker a core and graph; batching was tried, and waits more than it saves",
+            script("litserve_server", "--workers", "{cores}", "--servers", "1"),
             "litserve",
         ),
         peer("bentoml", "routes mounted into a service, a worker a core", script("bentoml_service"), "bentoml"),

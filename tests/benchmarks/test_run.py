@@ -1,6 +1,7 @@
 """A short run of the real thing, in the environment of the tests, and what becomes of contenders that fail."""
 
 import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -30,12 +31,12 @@ def own_python(installation: Installation) -> Path:
 
 
 def marked() -> list[int]:
-    """Every process that a benchmark started."""
+    """Every process that a benchmark started in this process."""
     found = []
     for folder in PROC.iterdir():
         if folder.name.isdigit():
             try:
-                if f"{MARK}=".encode() in (folder / "environ").read_bytes():
+                if f"{MARK}={os.getpid()}-".encode() in (folder / "environ").read_bytes():
                     found.append(int(folder.name))
             except OSError:
                 continue
@@ -149,7 +150,7 @@ def test_helpers_that_leave_are_ended_too(tmp_path: Path) -> None:
 def test_rows_and_contenders_that_do_not_exist_are_refused() -> None:
     needs("wrk")
     for options, words in (
-        (["--contenders", "ours,nobody"], "no contender nobody; there are ours, mosec"),
+        (["--contenders", "ours,nobody"], "no contender nobody; there are ours, ours-workers, mosec"),
         (["--rows", "encode-2-*"], r"no row encode-2-\*; there are encode-1-json-1"),
         (["--only", "main,odd"], "no table odd; there are main"),
         (["--rounds", "0"], "at least one round"),
