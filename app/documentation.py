@@ -20,12 +20,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from app import schemas
+from app import replies, schemas
 from app.bodies import FIELD
 from app.errors import ERRORS, PROBLEM_TYPE
 from app.negotiation import FORMATS, JSON, MULTIPART, NPY
 from app.operations import OPERATIONS
-from app.schemas import Problem, Query
+from app.replies import Problem
+from app.schemas import Query
 
 Responses = dict[int, dict[str, Any]]
 Schema = dict[str, Any]  # a JSON document, as FastAPI takes it
@@ -42,7 +43,7 @@ Errors are `application/problem+json` (RFC 9457).
 
 _BODIES = (schemas.ImagesBody, schemas.LatentsBody, schemas.InterpolateBody, schemas.TraverseBody)
 _ANSWERS = (
-    schemas.EncodeAnswer, schemas.PicturesAnswer, schemas.ModelAnswer, schemas.ModelsAnswer, schemas.HealthAnswer,
+    replies.EncodeAnswer, replies.PicturesAnswer, replies.ModelAnswer, replies.ModelsAnswer, replies.HealthAnswer,
     Problem,
 )  # fmt: skip
 _RETRY_AFTER: Schema = {"description": "Seconds to wait.", "schema": {"type": "integer"}}

@@ -67,7 +67,7 @@ class Engine:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.ledger = Ledger(metrics, access_log=settings.access_log)
+        self.ledger = Ledger(metrics, settings)
         self.models: dict[str, Model] = {}
         self.default = ""
         self._receiving = self._working = self._held = 0

@@ -4,16 +4,18 @@ import logging
 
 from app.metrics import Metrics
 from app.notes import PROBES, Note
-from app.tracing import trace_id
+from app.settings import Settings
+from app.tracing import spans_module
 
 access_logger = logging.getLogger("app.access")
 
 
 class Ledger:
-    """``access_log``: write lines, and not counts alone."""
+    """Counts, and with the setting ``access_log`` writes lines too."""
 
-    def __init__(self, metrics: Metrics, *, access_log: bool) -> None:
-        self._metrics, self._access_log = metrics, access_log
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
+        self._metrics, self._access_log = metrics, settings.access_log
+        self._spans = spans_module(settings)
 
     def enter(self, note: Note, status: int, seconds: float | None) -> None:
         """A request is over. ``seconds`` is None where nothing was measured, for what is no request to the end."""
@@ -21,10 +23,10 @@ class Ledger:
         if note.rejection is not None:
             self._metrics.rejected(note.rejection)
         if self._access_log:
-            _log(note, status, seconds)
+            _log(note, status, seconds, None if self._spans is None else self._spans.trace_id())
 
 
-def _log(note: Note, status: int, seconds: float | None) -> None:
+def _log(note: Note, status: int, seconds: float | None, trace: str | None) -> None:
     # Probes come every few seconds, so that only what they have to complain of is told.
     level = logging.DEBUG if note.route in PROBES and status < 400 else logging.INFO
     if not access_logger.isEnabledFor(level):
@@ -46,6 +48,6 @@ def _log(note: Note, status: int, seconds: float | None) -> None:
         text += f", batch of {note.batch}"
     if note.rejection is not None:
         fields["rejection"] = note.rejection
-    if (trace := trace_id()) is not None:
+    if trace is not None:
         fields["trace_id"] = trace
     access_logger.log(level, text, extra={"fields": fields})

@@ -34,7 +34,7 @@ from app.exchange import Operate, perform
 from app.metrics import CLIENT_GONE
 from app.notes import SCOPE_KEY, UNMATCHED, Note, method_of
 from app.probes import PROBES
-from app.tracing import name_span, redact_span
+from app.tracing import spans_module
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Gate:
         self._app, self._engine, self._operations = app, engine, operations
         self._keys = [_digest(key.get_secret_value().encode()) for key in keys]
         self._root_path = engine.settings.root_path
-        self._traced = engine.settings.telemetry
+        self._spans = spans_module(engine.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,8 +72,8 @@ class Gate:
         headers = headers_of(scope["headers"])
         method = scope["method"]
         note = Note(request_id_of(headers), method=method_of(method), headers=headers)
-        if self._traced:
-            redact_span()
+        if self._spans is not None:
+            self._spans.redact_span()
         # HEAD is GET without the body, on every route.
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
         if self._root_path:
@@ -110,8 +110,8 @@ class Gate:
         operate = self._operations.get((scope["method"], path))
         if operate is not None:
             note.route = path
-            if self._traced:
-                name_span(note.method, path)
+            if self._spans is not None:
+                self._spans.name_span(note.method, path)
             return await perform(operate, self._engine, scope, receive)
         if path in PROBES and scope["method"] == "GET":
             note.route = path

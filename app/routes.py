@@ -17,18 +17,14 @@ from app.metrics import CONTENT_TYPE
 from app.negotiation import JSON, choose
 from app.notes import note_of
 from app.probes import PROBES
+from app.replies import EncodeAnswer, HealthAnswer, ModelAnswer, ModelsAnswer, PicturesAnswer
 from app.schemas import (
     DecodeQuery,
-    EncodeAnswer,
     EncodeQuery,
-    HealthAnswer,
     ImagesBody,
     InterpolateBody,
     InterpolateQuery,
     LatentsBody,
-    ModelAnswer,
-    ModelsAnswer,
-    PicturesAnswer,
     ReconstructQuery,
     SampleQuery,
     TraverseBody,
@@ -170,6 +166,7 @@ def _about(model: Model) -> ModelAnswer:
         created=manifest.created,
         sha256=model.bundle.digest,
         provider=model.bundle.provider,
+        precision="float32" if manifest.precision is None else manifest.precision.kind,
         image=manifest.image,
         latent=manifest.latent,
         posterior=manifest.posterior,

@@ -1,15 +1,11 @@
-"""What is said on the wire: the query strings and JSON bodies that routes take, and the JSON that they give.
+"""The query strings and JSON bodies that routes take: they validate requests and document them.
 
-The first two validate requests and document them; the answers only document (arrays are written as they are).
 Limits that are settings (256 images, ...) are checked where the settings are known, and so are not in these schemas.
 """
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
-
-from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, Metrics, PosteriorSpec
 
 SEED_BOUND = 2**31
 
@@ -19,13 +15,12 @@ Seed = Annotated[
 ]
 Format = Literal["json", "npy", "png", "webp", "jpeg", "gif", "zip"]
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
 
 
 class Query(BaseModel):
     """Query parameters that every operation takes. Unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # validators are made when first used
 
     model: str | None = Field(None, description="Name of the model; without it, the default one.")
 
@@ -81,7 +76,7 @@ class TraverseQuery(PictureQuery):
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 # Pictures and latents are checked as arrays (a pydantic walk would cost a Python object a number), hence `object` in
@@ -145,76 +140,3 @@ class TraverseBody(_Body):
     low: Coordinate = Field(-3.0, description="Its first value.")
     high: Coordinate = Field(3.0, description="Its last value.")
     steps: int = Field(9, ge=2, description="Pictures, both ends included.")
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class _Operated(_Answer):
-    model: str = Field(description="Name of the model that answered.")
-    version: str = Field(description="Its version.")
-
-
-class EncodedImage(_Answer):
-    mean: Vector
-    log_variance: Vector
-    kl: float = Field(description="KL divergence of the posterior from the standard normal prior, in nats.")
-    samples: list[Vector] | None = Field(None, description="The drawn latents [K][D], if any were asked for.")
-
-
-class EncodeAnswer(_Operated):
-    latent_dim: int = Field(description="D, the number of latent dimensions.")
-    posterior: PosteriorSpec = Field(description="What mean and log_variance are the parameters of.")
-    latents: list[EncodedImage] = Field(description="One entry an image, in order.")
-    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
-
-
-class PicturesAnswer(_Operated):
-    """``images``, or ``pixels`` with ?dtype=float32."""
-
-    images: list[str] | None = Field(None, description="Base64 of PNG files.")
-    pixels: list[list[list[list[float]]]] | None = Field(None, description="[N][H][W][C] in [0,1].")
-    latents: list[Vector] | None = Field(
-        None, description="The latents behind the pictures, unless the client gave them."
-    )
-    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
-
-
-class ModelAnswer(_Answer):
-    name: str
-    version: str
-    created: datetime = Field(description="When the bundle was exported.")
-    sha256: str = Field(description="SHA-256 of its manifest, which has those of all its files.")
-    provider: str = Field(description="Where it runs: cpu or cuda.")
-    image: ImageSpec
-    latent: LatentSpec
-    posterior: PosteriorSpec
-    likelihood: LikelihoodSpec
-    metrics: Metrics | None = Field(description="What was measured, with its protocol; null if nothing was.")
-
-
-class ModelsAnswer(_Answer):
-    default: str = Field(description="Name of the model that answers without ?model=.")
-    models: list[ModelAnswer]
-
-
-class HealthAnswer(_Answer):
-    status: Literal["ok", "starting", "draining", "failed"]
-    reason: str
-
-
-class ProblemDetail(_Answer):
-    pointer: str = Field(description="JSON pointer into the body (empty: all of it), or ?name of a query parameter.")
-    detail: str
-
-
-class Problem(_Answer):
-    """An error (RFC 9457)."""
-
-    type: str = Field(description="URI that identifies the kind of error.")
-    title: str
-    status: int
-    detail: str
-    request_id: str = Field(description="The X-Request-ID of the answer.")
-    errors: list[ProblemDetail] | None = Field(None, description="What is wrong where, for a request that was invalid.")

@@ -7,10 +7,10 @@ OpenTelemetry's own ``OTEL_*`` variables.
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from opentelemetry import trace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import ConfigurationError
@@ -26,7 +26,6 @@ _TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _PROTOCOL = "http/protobuf"
 _NO_SPAN = nullcontext()
-_REDACTED = "REDACTED"
 
 
 def config(settings: Settings) -> "TelemetryConfig":
@@ -93,43 +92,22 @@ def prepare(settings: Settings, environment: MutableMapping[str, str]) -> None:
 
 
 def spans(settings: Settings) -> Callable[..., AbstractContextManager[object]]:
-    """What to put around one stage of a request: `span` if requests are traced, else something that costs nothing."""
-    return span if settings.telemetry else _no_span
+    """What to put around one stage of a request: its span if requests are traced, else something that costs nothing."""
+    module = spans_module(settings)
+    return _no_span if module is None else module.span
 
 
-def span(name: str, **attributes: int) -> AbstractContextManager[object]:
-    """Around one stage of a request that is traced; around nothing at all in any other."""
-    if not trace.get_current_span().is_recording():
-        return _NO_SPAN
-    # What a client did wrong is no error of the server, and the request's own span has the status of its answer.
-    return trace.get_tracer("latentserve").start_as_current_span(
-        name, attributes=attributes, record_exception=False, set_status_on_exception=False
-    )
+def spans_module(settings: Settings) -> ModuleType | None:
+    """`app.spans` if requests are traced. OpenTelemetry is not even loaded if they are not."""
+    if not settings.telemetry:
+        return None
+    from app import spans
+
+    return spans
 
 
 def _no_span(name: str, **attributes: int) -> AbstractContextManager[object]:
     return _NO_SPAN
-
-
-def redact_span() -> None:
-    """Take out of the request's span what the client sent: FastAPI has put its path and its query there."""
-    current = trace.get_current_span()
-    if current.is_recording():
-        current.set_attributes({"url.path": _REDACTED, "url.query": _REDACTED})
-
-
-def name_span(method: str, route: str) -> None:
-    """Name the request's span after its route, as FastAPI does for those that it leads itself."""
-    current = trace.get_current_span()
-    if current.is_recording():
-        current.update_name(f"{method} {route}")
-        current.set_attribute("http.route", route)
-
-
-def trace_id() -> str | None:
-    """The id of the trace that this request belongs to, in hexadecimal; None if it is not traced."""
-    context = trace.get_current_span().get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else None
 
 
 def _is_address(text: str) -> bool:

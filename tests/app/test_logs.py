@@ -122,13 +122,13 @@ def test_what_libraries_tell_of_pictures_is_not_logged(root: logging.Logger) -> 
 
 
 def test_an_access_line(caplog: pytest.LogCaptureFixture) -> None:
-    ledger = Ledger(Metrics(), access_log=True)
+    ledger = Ledger(Metrics(), Settings(access_log=True))
     with caplog.at_level(logging.INFO, "app.access"):
         ledger.enter(Note("id", "/encode", "POST", "tiny/1", 3), 200, 0.00123)
         ledger.enter(Note("id", "/readyz", "GET"), 200, 0.001)
         ledger.enter(Note("id", "/readyz", "GET", rejection="not ready"), 503, 0.001)
         ledger.enter(Note("id"), 400, None)
-        Ledger(Metrics(), access_log=False).enter(Note("id"), 400, None)
+        Ledger(Metrics(), Settings()).enter(Note("id"), 400, None)
     assert [each.getMessage() for each in caplog.records] == [
         "POST /encode 200 in 1.2 ms, batch of 3",
         "GET /readyz 503 in 1.0 ms",

@@ -1,0 +1,84 @@
+"""The JSON that routes give. It is only documented here, save for what is told of models: arrays are written as are."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, Metrics, PosteriorSpec
+
+Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Operated(_Answer):
+    model: str = Field(description="Name of the model that answered.")
+    version: str = Field(description="Its version.")
+
+
+class EncodedImage(_Answer):
+    mean: Vector
+    log_variance: Vector
+    kl: float = Field(description="KL divergence of the posterior from the standard normal prior, in nats.")
+    samples: list[Vector] | None = Field(None, description="The drawn latents [K][D], if any were asked for.")
+
+
+class EncodeAnswer(_Operated):
+    latent_dim: int = Field(description="D, the number of latent dimensions.")
+    posterior: PosteriorSpec = Field(description="What mean and log_variance are the parameters of.")
+    latents: list[EncodedImage] = Field(description="One entry an image, in order.")
+    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
+
+
+class PicturesAnswer(_Operated):
+    """``images``, or ``pixels`` with ?dtype=float32."""
+
+    images: list[str] | None = Field(None, description="Base64 of PNG files.")
+    pixels: list[list[list[list[float]]]] | None = Field(None, description="[N][H][W][C] in [0,1].")
+    latents: list[Vector] | None = Field(
+        None, description="The latents behind the pictures, unless the client gave them."
+    )
+    seed: int | None = Field(None, description="The seed used, if noise was drawn.")
+
+
+class ModelAnswer(_Answer):
+    name: str
+    version: str
+    created: datetime = Field(description="When the bundle was exported.")
+    sha256: str = Field(description="SHA-256 of its manifest, which has those of all its files.")
+    provider: str = Field(description="Where it runs: cpu or cuda.")
+    precision: Literal["float32", "float16", "int8"] = Field(description="What the graphs compute in.")
+    image: ImageSpec
+    latent: LatentSpec
+    posterior: PosteriorSpec
+    likelihood: LikelihoodSpec
+    metrics: Metrics | None = Field(description="What was measured, with its protocol; null if nothing was.")
+
+
+class ModelsAnswer(_Answer):
+    default: str = Field(description="Name of the model that answers without ?model=.")
+    models: list[ModelAnswer]
+
+
+class HealthAnswer(_Answer):
+    status: Literal["ok", "starting", "draining", "failed"]
+    reason: str
+
+
+class ProblemDetail(_Answer):
+    pointer: str = Field(description="JSON pointer into the body (empty: all of it), or ?name of a query parameter.")
+    detail: str
+
+
+class Problem(_Answer):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="URI that identifies the kind of error.")
+    title: str
+    status: int
+    detail: str
+    request_id: str = Field(description="The X-Request-ID of the answer.")
+    errors: list[ProblemDetail] | None = Field(None, description="What is wrong where, for a request that was invalid.")
