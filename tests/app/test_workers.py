@@ -186,6 +186,7 @@ def test_workers_without_their_parent_finish_and_go(tmp_path: Path, monkeypatch:
         assert un_npy(running.result()).shape == (40, 8, 8, 1)
         assert server.ended()[0] == -signal.SIGKILL
         assert not list(tmp_path.glob("vae-*"))
+        assert not said(server, "Traceback")
 
 
 def test_a_signal_during_the_start_ends_it(tiny: Path) -> None:
