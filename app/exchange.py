@@ -29,12 +29,12 @@ class Call:
     """What an operation gets. ``read`` gives the whole body; it is called at most once, after the cheap checks."""
 
     __slots__ = (
-        "_begun", "_client_gone", "_late", "_length", "_listener", "_receive", "_size", "_task",
+        "_begun", "_body", "_client_gone", "_late", "_length", "_listener", "_receive", "_size", "_task",
         "accept", "content_type", "engine", "note", "query_string",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, scope: Scope, receive: Receive) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, scope: Scope, receive: Receive, body: bytes | None) -> None:
+        self.engine, self._body = engine, body
         self.note: Note = note_of(scope)
         self.query_string: bytes = scope["query_string"]
         headers = self.note.headers
@@ -80,10 +80,20 @@ class Call:
         declared = int(self._length[:20]) if self._length is not None and self._length.isdigit() else None
         if declared is not None and declared > most:
             raise self._too_large(most, close=declared > 4 * most)
+        body = self._body
+        if body is None:
+            body = await self._receive_body(most)
+        else:
+            self._hold(len(body), most)
+        self.engine.begin()
+        self._begun = True
+        return body
+
+    async def _receive_body(self, most: int) -> bytes:
         # A timer of our own costs a third of asyncio.timeout().
         alarm = asyncio.get_running_loop().call_later(self.engine.settings.receive_seconds, self._give_up)
         try:
-            body = await self._collect(most)
+            return await self._collect(most)
         except asyncio.CancelledError:
             if self._late and self._task.uncancel() == 0:
                 raise BodyTimeout(
@@ -92,9 +102,6 @@ class Call:
             raise
         finally:
             alarm.cancel()
-        self.engine.begin()
-        self._begun = True
-        return body
 
     def _give_up(self) -> None:
         self._late = True
@@ -107,13 +114,16 @@ class Call:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk: bytes = message.get("body", b"")
-            self._size += len(chunk)
-            self.engine.hold(len(chunk))
-            if self._size > most:
-                raise self._too_large(most, close=True)
+            self._hold(len(chunk), most)
             if not message.get("more_body", False):
                 return b"".join((*chunks, chunk)) if chunks else chunk
             chunks.append(chunk)
+
+    def _hold(self, size: int, most: int) -> None:
+        self._size += size
+        self.engine.hold(size)
+        if self._size > most:
+            raise self._too_large(most, close=True)
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -143,14 +153,16 @@ class Call:
 Operate = Callable[[Call], Awaitable[Answer]]
 
 
-async def perform(operate: Operate, engine: Engine, scope: Scope, receive: Receive) -> Answer:
+async def perform(
+    operate: Operate, engine: Engine, scope: Scope, receive: Receive, body: bytes | None = None
+) -> Answer:
     """Admit a request and run its operation, unless its client goes away first (ClientGone).
 
     Admission comes before the body is read, so that an overloaded server says so at once, and again after: a body that
     is slow to come must not take the place of one that is there.
     """
     engine.admit()
-    call = Call(engine, scope, receive)
+    call = Call(engine, scope, receive, body)
     try:
         return await operate(call)
     except asyncio.CancelledError:

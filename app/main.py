@@ -72,7 +72,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop where it exists
-        http=bounded(settings.receive_seconds, engine.ledger.enter),
+        http=bounded(settings.receive_seconds, engine.ledger.enter, service.gate),
         ws="none",
         log_config=None,
         log_level=settings.log_level,

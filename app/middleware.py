@@ -14,7 +14,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Mapping
+from typing import Protocol
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,10 +65,19 @@ class Gate:
         self._root_path = engine.settings.root_path
         self._spans = spans_module(engine.settings)
 
+    def runs(self, scope: Scope) -> bool:
+        """Is the request for an operation, which needs nothing but the gate?"""
+        method = scope["method"]
+        return ("GET" if method == "HEAD" else method, local_path(scope)) in self._operations
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self.serve(scope, receive, _Messages(send))
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def serve(self, scope: Scope, receive: Receive, way_out: "WayOut", body: bytes | None = None) -> None:
+        """One request, from its head to the last byte of its answer. ``body`` is its body if that is there already."""
         began = time.perf_counter()
         headers = headers_of(scope["headers"])
         method = scope["method"]
@@ -78,10 +88,10 @@ class Gate:
         scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
         if self._root_path:
             scope["root_path"] = self._root_path
-        reply = _Reply(send, note, with_body=method != "HEAD")
+        reply = _Reply(way_out, note, with_body=method != "HEAD")
         try:
             self._check(scope, headers, note)
-            answer = await self._answer(scope, receive, note)
+            answer = await self._answer(scope, receive, note, body)
             if answer is None:
                 await self._app(scope, receive, reply.forward)
                 if note.error is not None:
@@ -104,7 +114,7 @@ class Gate:
                 note.route = self._route_of(scope)
             self._engine.ledger.enter(note, reply.status or CLIENT_GONE, time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, note: Note) -> Answer | None:
+    async def _answer(self, scope: Scope, receive: Receive, note: Note, body: bytes | None) -> Answer | None:
         """What an operation or a probe answers; None if the request is for neither."""
         path = local_path(scope)
         operate = self._operations.get((scope["method"], path))
@@ -112,7 +122,7 @@ class Gate:
             note.route = path
             if self._spans is not None:
                 self._spans.name_span(note.method, path)
-            return await perform(operate, self._engine, scope, receive)
+            return await perform(operate, self._engine, scope, receive, body)
         if path in PROBES and scope["method"] == "GET":
             note.route = path
             return await PROBES[path](self._engine)
@@ -162,30 +172,50 @@ class Gate:
         return sum(hmac.compare_digest(digest, key) for digest in given for key in self._keys) > 0
 
 
+class WayOut(Protocol):
+    """Takes an answer to the client."""
+
+    async def send(self, answer: Answer) -> None:
+        """The whole of an answer."""
+
+    def forward(self, message: Message, /) -> Awaitable[None]:
+        """An ASGI message of the web framework's."""
+
+
+class _Messages:
+    """The way out as ASGI has it."""
+
+    __slots__ = ("forward",)
+
+    def __init__(self, send: Send) -> None:
+        self.forward = send
+
+    async def send(self, answer: Answer) -> None:
+        await self.forward({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await self.forward({"type": "http.response.body", "body": answer.body})
+
+
 class _Reply:
-    """The way out of the gate: adds what every answer says, and remembers whether and how one began."""
+    """Adds to an answer what every answer says, and remembers whether and how one began."""
 
-    __slots__ = ("_note", "_send", "_with_body", "status")
+    __slots__ = ("_note", "_way_out", "_with_body", "status")
 
-    def __init__(self, send: Send, note: Note, *, with_body: bool) -> None:
-        self._send, self._note, self._with_body = send, note, with_body
+    def __init__(self, way_out: WayOut, note: Note, *, with_body: bool) -> None:
+        self._way_out, self._note, self._with_body = way_out, note, with_body
         self.status = 0
 
     async def send(self, answer: Answer) -> None:
-        """A whole answer in two messages."""
         self.status = answer.status
         headers = [*answer.headers, *said_of(self._note)]
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": answer.body if self._with_body else b""})
+        await self._way_out.send(Answer(answer.status, headers, answer.body if self._with_body else b""))
 
     async def forward(self, message: Message) -> None:
-        """A message of the framework's."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *said_of(self._note)]
         elif not self._with_body:
             message = {**message, "body": b""}
-        await self._send(message)
+        await self._way_out.forward(message)
 
 
 def problem_answer(error: Exception, note: Note) -> Answer:

@@ -3,15 +3,22 @@
 uvicorn lets a client hold a connection with half a head, with a body that trickles in after its answer, or with an
 answer that is never read; and lets it fill the memory with headers. Here each of these ends after a bounded time or
 size. (The time of a body that an operation waits for is bounded in `exchange`.)
+
+And a request for an operation that has arrived whole, as small ones do, is taken to the gate straight away: what ASGI
+asks for, messages of the body and of the answer with all of their checks, costs as much as all that the gate does.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Message, Receive, Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from app.answers import Answer
 from app.errors import BadRequest, HeadTimeout, HeadTooLarge, ServiceError
-from app.middleware import problem_answer, request_id_of, said_of
+from app.middleware import Gate, problem_answer, request_id_of, said_of
 from app.notes import MALFORMED, Note
 
 HEAD_BYTES = 64 * 2**10
@@ -23,6 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     seconds = 20.0
     enter: Callable[[Note, int, float | None], None] = staticmethod(lambda note, status, seconds: None)
+    gate: Gate | None = None  # if there is nothing around it
 
     _in_head = True
     _begun = False
@@ -33,6 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _alarm: asyncio.TimerHandle | None = None
     _write_alarm: asyncio.TimerHandle | None = None
     _unread = 0
+    _waiting: RequestResponseCycle | None = None  # for the rest of its body, which may be in this segment
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -48,6 +57,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._segment_is_head = self._in_head
         super().data_received(data)
+        if self._waiting is not None:
+            cycle, self._waiting = self._waiting, None
+            super()._start_asgi_task(cycle, self.app)
         if self._segment_is_head:
             self._held_bytes += len(data)
             if self._held_bytes > HEAD_BYTES and not self.transport.is_closing():
@@ -93,6 +105,27 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    # The straight way of what has arrived whole
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        scope = cast(Scope, cycle.scope)
+        if self.gate is None or app is not self.app or not self.gate.runs(scope):
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._waiting = cycle
+        else:
+            way_out = _Straight(cycle, self.server_state.default_headers)
+            serving = self.gate.serve(scope, cast(Receive, cycle.receive), way_out, bytes(cycle.body))
+            task = self.loop.create_task(serving)
+            self.tasks.add(task)
+            task.add_done_callback(self._on_straight_end)
+
+    def _on_straight_end(self, task: "asyncio.Task[None]") -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.logger.error("an answer could not be sent", exc_info=error)
+            self.transport.abort()
+
     # What is no request
 
     def send_400_response(self, msg: str) -> None:
@@ -119,6 +152,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head, self._begun = True, False
+        if self._waiting is not None:
+            cycle, self._waiting = self._waiting, None
+            self._start_asgi_task(cycle, self.app)
         if self.cycle.response_complete:
             self._await_head()
 
@@ -176,11 +212,50 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_alarm = None
 
 
+class _Straight:
+    """The way out of the gate without ASGI's messages: one write, and uvicorn is told that the answer is complete."""
+
+    __slots__ = ("_cycle", "_default_headers")
+
+    def __init__(self, cycle: RequestResponseCycle, default_headers: list[tuple[bytes, bytes]]) -> None:
+        self._cycle, self._default_headers = cycle, default_headers
+
+    async def send(self, answer: Answer) -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        lines = [STATUS_LINE[answer.status]]
+        for name, value in (*self._default_headers, *answer.headers):
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"connection" and value == b"close":
+                cycle.keep_alive = False
+        if not cycle.keep_alive and b"connection: close\r\n" not in lines:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", answer.body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(b"".join(lines))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    async def forward(self, message: Message) -> None:
+        raise NotImplementedError  # operations need no framework
+
+
 def bounded(
-    seconds: float, enter: Callable[[Note, int, float | None], None] = BoundedProtocol.enter
+    seconds: float,
+    enter: Callable[[Note, int, float | None], None] = BoundedProtocol.enter,
+    gate: Gate | None = None,
 ) -> type[BoundedProtocol]:
-    """The protocol class with this bound, for uvicorn makes its protocols itself. ``enter`` hears what it refuses."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"seconds": seconds, "enter": staticmethod(enter)})
+    """The protocol class with this bound, for uvicorn makes its protocols itself.
+
+    ``enter`` hears what it refuses; ``gate`` gets what it takes in whole.
+    """
+    about = {"seconds": seconds, "enter": staticmethod(enter), "gate": gate}
+    return type("BoundedProtocol", (BoundedProtocol,), about)
 
 
 def _too_large() -> HeadTooLarge:

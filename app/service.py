@@ -26,7 +26,10 @@ class Service:
     def __init__(self, settings: Settings, *, shortcut: bool = True, colleagues: Colleagues | None = None) -> None:
         self.engine = Engine(settings, Metrics(colleagues))
         operations = OPERATIONS if shortcut else {}
-        app: ASGIApp = Gate(self._behind, self.engine, keys=settings.all_api_keys(), operations=operations)
+        gate = Gate(self._behind, self.engine, keys=settings.all_api_keys(), operations=operations)
+        self.gate = gate if not (settings.cors_origins or settings.telemetry) else None
+        """The gate, if nothing is around it."""
+        app: ASGIApp = gate
         if settings.cors_origins:
             from app.cors import Cors
 
