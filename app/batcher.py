@@ -51,7 +51,8 @@ class Nobody:
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """The rows of one request and how far they got. ``future`` belongs to the event loop."""
+    """The rows of one request and how far they got. ``future`` belongs to the event loop, and is done when nobody waits
+    for a result any more."""
 
     rows: Array
     future: "asyncio.Future[tuple[Array, ...]]"
@@ -59,7 +60,6 @@ class _Job:
     asker: Asker
     taken: int = 0
     missing: int = 0
-    abandoned: bool = False
     alarm: asyncio.TimerHandle | None = None
     parts: dict[int, tuple[Array, ...]] = field(default_factory=dict)
 
@@ -107,7 +107,7 @@ class Batcher:
     def depth(self) -> int:
         """Rows that wait for their turn."""
         with self._runners.changed:
-            return sum(len(job.rows) - job.taken for job in (*self._queue, *self._arrived) if not job.abandoned)
+            return sum(len(job.rows) - job.taken for job in (*self._queue, *self._arrived) if not job.future.done())
 
     def start(self) -> None:
         """Begin to serve the running event loop."""
@@ -121,11 +121,11 @@ class Batcher:
             self._queue.clear()
             self._tell_loop(waiting)
 
-    async def submit(self, rows: Array, asker: Asker = Nobody()) -> tuple[Array, ...]:  # noqa: B008 (it has no state)
-        """Run ``rows`` (N, ...), N at least 1. A cancelled call is never computed if its turn has not come yet.
+    def submit(self, rows: Array, asker: Asker = Nobody()) -> "asyncio.Future[tuple[Array, ...]]":  # noqa: B008
+        """Run ``rows`` (N, ...), N at least 1. What is cancelled is never computed if its turn has not come yet.
 
-        Raises QueueTimeout when no row was taken within the deadline, ModelFault when its own results are not finite
-        or its own rows make the graph fail, NotReady when the batcher is closed.
+        Raises NotReady when the batcher is closed. The future has QueueTimeout when no row was taken within the
+        deadline, ModelFault when its own results are not finite or its own rows make the graph fail, or NotReady.
         """
         if self._closed or self._loop is None:
             raise _closed()
@@ -133,16 +133,11 @@ class Batcher:
         if not self._arrived:
             self._loop.call_soon(self._end_turn)
         self._arrived.append(job)
-        try:
-            return await job.future
-        finally:
-            job.abandoned = True
-            if job.alarm is not None:
-                job.alarm.cancel()
+        return job.future
 
     def _end_turn(self) -> None:
         """Run what has arrived, or have it run."""
-        jobs = [job for job in self._arrived if not job.abandoned]
+        jobs = [job for job in self._arrived if not job.future.done()]
         self._arrived.clear()
         count = sum(len(job.rows) for job in jobs)
         # What is already waiting goes first. (That is looked at without the lock: only this thread adds to the queue.)
@@ -164,7 +159,6 @@ class Batcher:
         with self._runners.changed:
             if job.taken or job.future.done():
                 return
-            job.abandoned = True
         job.future.set_exception(QueueTimeout("The request waited too long for its turn; try again later."))
 
     # For the runners
@@ -179,7 +173,7 @@ class Batcher:
         unfinished: list[_Job] = []
         while self._queue and room > 0:
             job = self._queue.popleft()
-            if job.abandoned:
+            if job.future.done():
                 continue
             piece = self._slice(job, room)
             room -= len(piece.rows)
@@ -234,13 +228,12 @@ class Batcher:
     def _settle(self, finished: list[tuple[_Slice, Result]]) -> None:
         for piece, result in finished:
             job = piece.job
-            if isinstance(result, tuple):
+            if isinstance(result, tuple) and len(piece.rows) < len(job.rows):
                 job.parts[piece.start] = result
                 job.missing -= len(piece.rows)
                 if job.missing:
                     continue
                 result = _join(job.parts)
-            job.abandoned = True
             _tell(job, result)
 
     def _tell_loop(self, results: list[tuple[_Job, Result]]) -> None:
@@ -254,8 +247,6 @@ def _closed() -> NotReady:
 
 def _join(parts: dict[int, tuple[Array, ...]]) -> tuple[Array, ...]:
     """The parts by the row at which they begin, in the order of the rows."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
     return tuple(np.concatenate(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True))
 
 
@@ -265,6 +256,8 @@ def _tell_all(results: list[tuple[_Job, Result]]) -> None:
 
 
 def _tell(job: _Job, result: Result) -> None:
+    if job.alarm is not None:
+        job.alarm.cancel()
     if job.future.done():  # cancelled or expired meanwhile
         return
     if isinstance(result, Exception):

@@ -45,6 +45,10 @@ def media_type(content_type: str | None, taken: tuple[str, ...]) -> str:
     >>> media_type("Application/JSON; charset=UTF-8", (JSON, NPY))
     'application/json'
     """
+    return content_type if content_type in taken else _media_type(content_type, taken)
+
+
+def _media_type(content_type: str | None, taken: tuple[str, ...]) -> str:
     kind, _, parameters = (content_type or "").partition(";")
     kind = kind.strip().lower()
     charset = _CHARSET.search(parameters) if parameters else None

@@ -5,6 +5,7 @@ when it is asked. What a process has counted that died stays, so that no counter
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,14 +36,18 @@ class Colleagues:
     def tell(self, numbers: Numbers) -> None:
         """Write these numbers, so that whoever reads has them whole."""
         new = self._own.with_suffix(".new")
-        new.write_bytes(orjson.dumps(numbers))
-        new.replace(self._own)
+        with contextlib.suppress(FileNotFoundError):  # the folder goes with the last of the parent and the workers
+            new.write_bytes(orjson.dumps(numbers))
+            new.replace(self._own)
 
     def told(self) -> list[Numbers]:
         """The numbers of all others. Of those that are no more, what they counted."""
         found: list[Numbers] = []
         for path in sorted(self._folder.glob("*.json")):
             if path != self._own:
-                numbers = orjson.loads(path.read_bytes())
+                try:
+                    numbers = orjson.loads(path.read_bytes())
+                except FileNotFoundError:  # renamed in this moment, by who takes its process's place
+                    continue
                 found.append(numbers if "-" not in path.stem else numbers | {"process": None, "gauges": {}})
         return found

@@ -78,7 +78,7 @@ class Engine:
         self._runners = Runners(runs_at_a_time(settings))
         self._codec = ThreadPoolExecutor(settings.codec_threads, "codec")
         self._observe = {stage: metrics.codec_observers(stage) for stage in get_args(Stage)}
-        self._span = spans(settings)
+        self.span = spans(settings)
         metrics.watch(
             "vae_queue_depth",
             "Images or latents waiting for a graph.",
@@ -207,10 +207,13 @@ class Engine:
         if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
             raise Overloaded
 
-    def light(self, stage: Stage, work: Callable[[], Result]) -> Result:
-        """Do here and now what takes the event loop no longer than handing it to a thread would."""
-        with self._span(stage):
-            return self._timed(stage, work)
+    def do(self, stage: Stage, work: Callable[[], Result]) -> Result:
+        """Do on the spot, and time. A codec thread does so too; the event loop only what is short."""
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._observe[stage][1](time.perf_counter() - began)
 
     async def codec(self, stage: Stage, work: Callable[[], Result]) -> Result:
         """Read a body, make latents or write an answer on a codec thread.
@@ -225,14 +228,7 @@ class Engine:
             self._observe[stage][0](waited)
             if stage != "write" and waited > self.settings.queue_seconds:
                 raise QueueTimeout("The request waited too long for its turn; try again later.")
-            return self._timed(stage, work)
+            return self.do(stage, work)
 
-        with self._span(stage):
+        with self.span(stage):
             return await asyncio.get_running_loop().run_in_executor(self._codec, turn)
-
-    def _timed(self, stage: Stage, work: Callable[[], Result]) -> Result:
-        began = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self._observe[stage][1](time.perf_counter() - began)

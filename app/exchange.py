@@ -61,9 +61,14 @@ class Call:
     async def codec(self, stage: Stage, work: Callable[[], Result], *, light: bool) -> Result:
         """Read a body, make latents or write an answer: here if that is ``light``, else as `Engine.codec` does."""
         if light:
-            return self.engine.light(stage, work)
+            return self.do(stage, work)
         self.waits()
         return await self.engine.codec(stage, work)
+
+    def do(self, stage: Stage, work: Callable[[], Result]) -> Result:
+        """Do what is light on the spot."""
+        with self.engine.span(stage):
+            return self.engine.do(stage, work)
 
     def ran(self, rows: int) -> None:
         """A graph ran on a batch of ``rows``, and some of them were this request's."""

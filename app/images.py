@@ -40,6 +40,7 @@ class ImageReader:
     def __init__(self, spec: ImageSpec, limits: Settings, *, refuse: bool = False) -> None:
         self._spec, self._limits, self._refuse = spec, limits, refuse
         self._pixels_left = limits.max_total_pixels
+        self._usual = (spec.height, spec.width) if spec.channels == 1 else (spec.height, spec.width, spec.channels)
 
     def of_body(self, kind: str, content_type: str, body: bytes) -> Array:
         """Images of a body of any type, N from 1 to ``limits.max_items``."""
@@ -65,6 +66,8 @@ class ImageReader:
         size = (self._spec.height, self._spec.width)
         if kind == NPY and len(body) <= LIGHT_BYTES:
             array = read_npy(body)
+            if array.dtype == np.uint8 and array.shape[1:] == self._usual and len(array) <= self._limits.max_items:
+                return to_network(array.reshape(-1, *size, self._spec.channels))
             return self._of_array(array) if array.shape[1:3] == size else None
         if kind == JSON and len(body) <= LIGHT_BYTES:
             return self._of_rectangle(body)

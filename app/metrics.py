@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypedDict, cast
 
 from app.colleagues import Colleagues
-from app.tallies import Family, Labels, Numbers
+from app.tallies import Family, Labels, Numbers, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CLIENT_GONE = 499  # nginx's number for a client that closed its connection; no such answer is ever sent
@@ -75,6 +75,7 @@ class Metrics:
             self._requests, self._duration, self._wait, self._inference, self._batch, self._codec, self._codec_wait,
             self._rejections,
         )  # fmt: skip
+        self._of_requests: dict[tuple[str, str, int], tuple[Tally, Tally]] = {}  # found with one look
         self._models: dict[Labels, float] = {}
         about = ("model", "version", "sha256", "provider")
         self._gauges = [
@@ -83,9 +84,16 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float | None) -> None:
         """One request was answered (or given up: CLIENT_GONE), in so many seconds if they were measured."""
-        self._requests.tally(route, method, str(status)).count()
-        if seconds is not None:
-            self._duration.tally(route).observe(seconds)
+        if seconds is None:
+            self._requests.tally(route, method, str(status)).count()
+            return
+        try:
+            counter, duration = self._of_requests[route, method, status]
+        except KeyError:
+            counter, duration = self._requests.tally(route, method, str(status)), self._duration.tally(route)
+            self._of_requests[route, method, status] = counter, duration
+        counter.count()
+        duration.observe(seconds)
 
     def batch_observers(self, model: str, graph: str) -> tuple[Callable[[float], None], Callable[[int, float], None]]:
         """For one batcher: what to call with a queue wait, and with the rows and seconds of a run."""

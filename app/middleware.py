@@ -14,13 +14,13 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.answers import Answer
+from app.answers import Answer, Header
 from app.engine import Engine
 from app.errors import (
     PROBLEM_TYPE,
@@ -84,10 +84,9 @@ class Gate:
         note = Note(request_id_of(headers), method=method_of(method), headers=headers)
         if self._spans is not None:
             self._spans.redact_span()
-        # HEAD is GET without the body, on every route.
-        scope = {**scope, SCOPE_KEY: note, "method": "GET" if method == "HEAD" else method}
-        if self._root_path:
-            scope["root_path"] = self._root_path
+        scope[SCOPE_KEY] = note
+        if method == "HEAD" or self._root_path:  # HEAD is GET without the body, on every route
+            scope = {**scope, "method": "GET" if method == "HEAD" else method, "root_path": self._root_path}
         reply = _Reply(way_out, note, with_body=method != "HEAD")
         try:
             self._check(scope, headers, note)
@@ -175,7 +174,7 @@ class Gate:
 class WayOut(Protocol):
     """Takes an answer to the client."""
 
-    async def send(self, answer: Answer) -> None:
+    async def send(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """The whole of an answer."""
 
     def forward(self, message: Message, /) -> Awaitable[None]:
@@ -190,9 +189,9 @@ class _Messages:
     def __init__(self, send: Send) -> None:
         self.forward = send
 
-    async def send(self, answer: Answer) -> None:
-        await self.forward({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await self.forward({"type": "http.response.body", "body": answer.body})
+    async def send(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        await self.forward({"type": "http.response.start", "status": status, "headers": headers})
+        await self.forward({"type": "http.response.body", "body": body})
 
 
 class _Reply:
@@ -204,10 +203,10 @@ class _Reply:
         self._way_out, self._note, self._with_body = way_out, note, with_body
         self.status = 0
 
-    async def send(self, answer: Answer) -> None:
+    def send(self, answer: Answer) -> Awaitable[None]:
         self.status = answer.status
         headers = [*answer.headers, *said_of(self._note)]
-        await self._way_out.send(Answer(answer.status, headers, answer.body if self._with_body else b""))
+        return self._way_out.send(answer.status, headers, answer.body if self._with_body else b"")
 
     async def forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":

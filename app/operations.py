@@ -169,7 +169,7 @@ async def _read_images(call: Call, model: Model, taken: tuple[str, ...], *, refu
     kind = media_type(call.content_type, taken)
     body = await call.read()
     reader = ImageReader(model.manifest.image, call.engine.settings, refuse=refuse)
-    images = call.engine.light("read", partial(reader.at_once, kind, body))
+    images = call.do("read", partial(reader.at_once, kind, body))
     if images is not None:
         return images
     return await call.codec("read", partial(reader.of_body, kind, call.content_type or "", body), light=False)

@@ -9,14 +9,14 @@ asks for, messages of the body and of the answer with all of their checks, costs
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from starlette.types import Message, Receive, Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app.answers import Answer
+from app.answers import Header
 from app.errors import BadRequest, HeadTimeout, HeadTooLarge, ServiceError
 from app.middleware import Gate, problem_answer, request_id_of, said_of
 from app.notes import MALFORMED, Note
@@ -39,6 +39,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _held_bytes = 0  # of the head, that came in segments which hold nothing else: the parser tells whole lines only
     _refusal: ServiceError | None = None
     _alarm: asyncio.TimerHandle | None = None
+    _then: Callable[[], None] | None = None
+    _due = 0.0
     _write_alarm: asyncio.TimerHandle | None = None
     _unread = 0
     _waiting: RequestResponseCycle | None = None  # for the rest of its body, which may be in this segment
@@ -49,6 +51,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._stop_watching()
         super().connection_lost(exc)
 
@@ -65,8 +69,6 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._held_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self._refusal = _too_large()
                 self.send_400_response("")
-        if not (self._busy() or self._alarm or self.timeout_keep_alive_task or self.transport.is_closing()):
-            self._await_head()  # a line break between requests ends uvicorn's timer, and begins nothing
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -78,7 +80,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._tell(len(name) + len(value) + len(b": \r\n"))
+        self._told_bytes += len(name) + len(value) + 4  # with a colon, a space, and the end of the line
+        if self._told_bytes > HEAD_BYTES:
+            self._tell(0)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -159,15 +163,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """As in uvicorn, but for the timer of idle connections, which is the same as all others here."""
+        self.server_state.total_requests += 1
         if self.transport.get_write_buffer_size():
             self._watch_reading()
-        if self.transport.is_closing() or self._busy():
+        if self.transport.is_closing():
             return
-        if self._refusal is not None:
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
             self._refuse(self._refusal)
         elif self.cycle.more_body:
             self._arm(self.transport.abort)
+        else:
+            self._arm(self.timeout_keep_alive_handler, self.timeout_keep_alive)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -197,19 +207,39 @@ class BoundedProtocol(HttpToolsProtocol):
         """Is there a request without its answer?"""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _arm(self, then: Callable[[], None]) -> None:
-        self._disarm()
-        self._alarm = self.loop.call_later(self.seconds, then)
+    def _arm(self, then: Callable[[], None], seconds: float | None = None) -> None:
+        """Do ``then`` in some time, unless something else is armed before. What was to be done is not."""
+        self._then = then
+        self._due = self.loop.time() + (self.seconds if seconds is None else seconds)
+        # A timer is begun for the earliest end only, and rings again for later ones: making one anew for every request
+        # and its answer would cost as much as reading the head.
+        if self._alarm is None or self._alarm.when() > self._due:
+            self._set_alarm()
 
-    def _disarm(self) -> None:
+    def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-            self._alarm = None
+        self._alarm = self.loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._then is not None:
+            if self.loop.time() < self._due:
+                self._set_alarm()
+            else:
+                then, self._then = self._then, None
+                then()
+
+    def _disarm(self) -> None:
+        self._then = None
 
     def _stop_watching(self) -> None:
         if self._write_alarm is not None:
             self._write_alarm.cancel()
             self._write_alarm = None
+
+
+_CLOSE = b"connection: close\r\n"
 
 
 class _Straight:
@@ -220,22 +250,19 @@ class _Straight:
     def __init__(self, cycle: RequestResponseCycle, default_headers: list[tuple[bytes, bytes]]) -> None:
         self._cycle, self._default_headers = cycle, default_headers
 
-    async def send(self, answer: Answer) -> None:
+    async def send(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         cycle = self._cycle
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
         if cycle.disconnected:
             return
-        lines = [STATUS_LINE[answer.status]]
-        for name, value in (*self._default_headers, *answer.headers):
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name == b"connection" and value == b"close":
-                cycle.keep_alive = False
-        if not cycle.keep_alive and b"connection: close\r\n" not in lines:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", answer.body)
+        lines = [b"%b: %b\r\n" % header for header in (*self._default_headers, *headers)]
+        if _CLOSE in lines:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            lines.append(_CLOSE)
         cycle.response_started = cycle.response_complete = True
-        cycle.transport.write(b"".join(lines))
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()

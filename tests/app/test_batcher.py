@@ -62,8 +62,7 @@ def rows(*values: float) -> Array:
 
 
 async def queued(batcher: Batcher, depth: int) -> None:
-    """Let the tasks that were just made submit their rows, and the turn of the loop end."""
-    await asyncio.sleep(0)
+    """Let the turn of the event loop end."""
     await asyncio.sleep(0)
     assert batcher.depth == depth
 
@@ -90,9 +89,9 @@ def test_a_batch_is_what_arrived_meanwhile(run: Run) -> None:
         graph = Graph()
         async with batching(graph) as batcher:
             graph.gate.clear()
-            first = asyncio.create_task(batcher.submit(rows(1)))
+            first = asyncio.ensure_future(batcher.submit(rows(1)))
             await graph.held()
-            others = [asyncio.create_task(batcher.submit(rows(*values))) for values in ((2, 3), (4,), (5,))]
+            others = [asyncio.ensure_future(batcher.submit(rows(*values))) for values in ((2, 3), (4,), (5,))]
             await queued(batcher, 4)
             graph.gate.set()
             await asyncio.gather(first, *others)
@@ -106,9 +105,9 @@ def test_a_large_request_is_split_and_lets_small_ones_pass(run: Run) -> None:
         graph = Graph()
         async with batching(graph) as batcher:
             graph.gate.clear()
-            large = asyncio.create_task(batcher.submit(rows(*range(1, 11))))
+            large = asyncio.ensure_future(batcher.submit(rows(*range(1, 11))))
             await graph.held()
-            small = asyncio.create_task(batcher.submit(rows(100)))
+            small = asyncio.ensure_future(batcher.submit(rows(100)))
             await queued(batcher, 7)
             graph.gate.set()
             doubled, _ = await large
@@ -126,10 +125,10 @@ def test_cancelled_requests_are_never_computed(run: Run) -> None:
         graph = Graph()
         async with batching(graph) as batcher:
             graph.gate.clear()
-            first = asyncio.create_task(batcher.submit(rows(1)))
+            first = asyncio.ensure_future(batcher.submit(rows(1)))
             await graph.held()
-            cancelled = asyncio.create_task(batcher.submit(rows(2)))
-            kept = asyncio.create_task(batcher.submit(rows(3)))
+            cancelled = asyncio.ensure_future(batcher.submit(rows(2)))
+            kept = asyncio.ensure_future(batcher.submit(rows(3)))
             await queued(batcher, 2)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -147,7 +146,7 @@ def test_deadline_in_the_queue(run: Run) -> None:
         graph = Graph()
         async with batching(graph, deadline=0.05) as batcher:
             graph.gate.clear()
-            first = asyncio.create_task(batcher.submit(rows(1)))
+            first = asyncio.ensure_future(batcher.submit(rows(1)))
             await graph.held()
             with pytest.raises(QueueTimeout):
                 await batcher.submit(rows(2))
@@ -164,9 +163,9 @@ def test_a_poisoned_item_fails_alone(run: Run, poison: float, error: type[Except
         graph = Graph()
         async with batching(graph) as batcher:
             graph.gate.clear()
-            first = asyncio.create_task(batcher.submit(rows(1)))
+            first = asyncio.ensure_future(batcher.submit(rows(1)))
             await graph.held()
-            tasks = [asyncio.create_task(batcher.submit(rows(value))) for value in (2.0, poison, 3.0)]
+            tasks = [asyncio.ensure_future(batcher.submit(rows(value))) for value in (2.0, poison, 3.0)]
             await queued(batcher, 3)
             graph.gate.set()
             await first
@@ -184,9 +183,9 @@ def test_closing_finishes_the_running_and_refuses_the_waiting(run: Run) -> None:
         graph = Graph()
         async with batching(graph) as batcher:
             graph.gate.clear()
-            running = asyncio.create_task(batcher.submit(rows(1)))
+            running = asyncio.ensure_future(batcher.submit(rows(1)))
             await graph.held()
-            waiting = asyncio.create_task(batcher.submit(rows(2)))
+            waiting = asyncio.ensure_future(batcher.submit(rows(2)))
             await queued(batcher, 1)
             batcher.close()
             graph.gate.set()
