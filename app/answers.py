@@ -20,6 +20,8 @@ Header = tuple[bytes, bytes]
 
 LIGHT_NUMBERS = 2**16
 """So many numbers are written in milliseconds, as JSON too; `images.LIGHT_BYTES` says why that is not for a thread."""
+LIGHT_PIXELS = 2**14
+"""So many are compressed in half a millisecond."""
 MILLISECONDS = 120  # of a frame in an animation
 
 _STILL: Mapping[str, StillFormat] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from app.answers import LIGHT_NUMBERS, Answer, answer, fits, json_body, npy_body, picture_body, png_texts
+from app.answers import LIGHT_NUMBERS, LIGHT_PIXELS, Answer, answer, fits, json_body, npy_body, picture_body, png_texts
 from app.bodies import IMAGE_BODIES, LATENT_BODIES, media_type
 from app.engine import Model
 from app.errors import Invalid, ModelFailure
@@ -225,8 +225,8 @@ async def _draw(call: Call, model: Model, latents: Array, drawing: _Drawing) -> 
         raise Invalid(f"So many pictures do not fit into one of type {drawing.media}; ask for {ZIP}, or for less.")
     images = await model.decode(latents, call)
     write = partial(_drawn, model, images, latents, drawing)
-    light = drawing.media in (NPY, JSON) and drawing.query.dtype == "float32"
-    light = (light or drawing.media == NPY) and numbers <= LIGHT_NUMBERS
+    light = drawing.media == NPY or (drawing.media == JSON and drawing.query.dtype == "float32")
+    light = (light and numbers <= LIGHT_NUMBERS) or (drawing.media == PNG and numbers <= LIGHT_PIXELS)
     return await call.codec("write", write, light=light)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.bundle.png import png_file
+
 Bytes = NDArray[np.uint8]
 StillFormat = Literal["png", "jpeg", "webp"]
 MovingFormat = Literal["gif", "webp"]
@@ -16,11 +18,12 @@ MovingFormat = Literal["gif", "webp"]
 
 def encode_picture(image: Bytes, format: StillFormat = "png") -> bytes:
     """One image (H, W, C) with C = 1 or 3 as a file. PNG and WebP are lossless."""
+    if format == "png":
+        _check(image)
+        return png_file(image)
     buffer = io.BytesIO()
     picture = _picture(image)
-    if format == "png":
-        picture.save(buffer, "PNG")
-    elif format == "webp":
+    if format == "webp":
         picture.save(buffer, "WEBP", lossless=True)
     elif format == "jpeg":
         picture.save(buffer, "JPEG", quality=95, subsampling=0)
@@ -74,7 +77,11 @@ def animate(images: Bytes | Sequence[Bytes], format: MovingFormat = "gif", *, mi
     return buffer.getvalue()
 
 
-def _picture(image: Bytes) -> Image.Image:
+def _check(image: Bytes) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError("an image must be uint8 (H, W, C) with 1 or 3 channels")
+
+
+def _picture(image: Bytes) -> Image.Image:
+    _check(image)
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)

@@ -95,7 +95,7 @@ def fit_picture(picture: Image.Image, spec: ImageSpec, *, refuse: bool = False) 
             raise PictureMismatch("the picture is grey and the model takes color")
         if spec.channels == 1 and picture.mode not in _GREY_MODES and not _only_greys(flat):
             raise PictureMismatch("the picture is in color and the model takes grey")
-    fitted = _fit(flat.convert("L" if spec.channels == 1 else "RGB"), spec)
+    fitted = _fit(_in_mode(flat, "L" if spec.channels == 1 else "RGB"), spec)
     return np.array(fitted, np.uint8).reshape(spec.height, spec.width, spec.channels)
 
 
@@ -204,7 +204,11 @@ def _flatten(picture: Image.Image, spec: ImageSpec) -> Image.Image:
         return Image.fromarray(to_uint8(values))
     if picture.has_transparency_data:
         return _over_background(picture, spec)
-    return picture.convert("L" if picture.mode in _GREY_MODES else "RGB")
+    return _in_mode(picture, "L" if picture.mode in _GREY_MODES else "RGB")
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)  # which would copy
 
 
 def _over_background(picture: Image.Image, spec: ImageSpec) -> Image.Image:
