@@ -155,7 +155,7 @@ def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:
     if kind == NPY:
         return check_latents(_bounded(read_npy(body), (2,), limits.max_items), dim, "")
     latents = read_rectangle(body, "latents", (dim,), most=limits.max_items)
-    if latents is not None and np.isfinite(latents).all():
+    if latents is not None:
         return latents
     document = read_json(
         body, LatentsBody, max_depth=limits.max_json_depth, max_items=limits.max_items, items="latents"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.routes import OPERATIONS
+from app.operations import OPERATIONS
 from tests.app.client import grey, npy, picture, running
 from tests.support.programs import needs
 from tests.support.prometheus import (
@@ -241,7 +241,7 @@ def watched(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 
 def test_every_query_of_the_dashboard_returns_data(watched: tuple[httpx.Client, Prometheus]) -> None:
     client, watcher = watched
-    routes = {operation.path for operation in OPERATIONS} | {"/models/{name}", "unmatched"}
+    routes = {path for _, path in OPERATIONS} | {"/models/{name}", "unmatched"}
     lacking: list[object] = []
     # What must be in it, in some series of the panel.
     expected = {
