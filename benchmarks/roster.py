@@ -77,7 +77,7 @@ def ours(name: str, source: Path = ROOT, options: tuple[str, ...] = (), installa
         ("onnxruntime",),
         shlex.join(("vae", "serve", *options)),
         draws=True,
-        grows=name.partition("@")[0] == "ours",
+        grows=name == "ours",
         large=True,
     )
 
@@ -94,8 +94,8 @@ def standard() -> list[Contender]:
     mosec = ("--address", "127.0.0.1", "--log-level", "error", "--timeout", "30000", "--workers")
     throughput = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
     return [
-        ours("ours"),
-        ours("ours-workers", options=("--workers", str(len(os.sched_getaffinity(0))))),
+        ours("ours", options=("--workers", str(len(os.sched_getaffinity(0))))),  # a process a core, as the peers have
+        ours("ours-one-process"),
         peer(
             "mosec",
             "dynamic batching, a worker a core and graph",
@@ -112,7 +112,7 @@ def standard() -> list[Contender]:
         ),
         peer(
             "litserve",
-            "the fast queue, a worker a core and graph; batching was tried, and waits more than it saves",
+            "the fast queue, a worker a core and graph, no batching",
             script("litserve_server", "--workers", "{cores}", "--servers", "1"),
             "litserve",
         ),

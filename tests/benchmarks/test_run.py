@@ -150,7 +150,7 @@ def test_helpers_that_leave_are_ended_too(tmp_path: Path) -> None:
 def test_rows_and_contenders_that_do_not_exist_are_refused() -> None:
     needs("wrk")
     for options, words in (
-        (["--contenders", "ours,nobody"], "no contender nobody; there are ours, ours-workers, mosec"),
+        (["--contenders", "ours,nobody"], "no contender nobody; there are ours, ours-one-process, mosec"),
         (["--rows", "encode-2-*"], r"no row encode-2-\*; there are encode-1-json-1"),
         (["--only", "main,odd"], "no table odd; there are main"),
         (["--rounds", "0"], "at least one round"),
