@@ -1,4 +1,4 @@
-"""Answers: arrays as JSON, .npy, pictures, animations and archives. Synchronous, for codec threads."""
+"""Answers: arrays as JSON, .npy, pictures, animations and archives. Synchronous: for codec threads, unless small."""
 
 import base64
 import io

@@ -28,6 +28,9 @@ ON_THE_SPOT = 0.001
 """Seconds that the event loop may be held up. A thread and back cost a tenth of that where nobody else wants to run;
 beside a busy event loop, which has to give up Python's lock for it, several times as much."""
 
+ON_THE_SPOT_ALONE = 0.005
+"""The same where this process has one core: a thread would take it from the event loop, and gain nothing."""
+
 
 class Asker(Protocol):
     """Who submits: hears how its rows fare."""
@@ -91,7 +94,7 @@ class Batcher:
         *,
         max_batch: int,
         deadline: float,
-        on_the_spot: float = ON_THE_SPOT,
+        on_the_spot: float = 0.0,
         on_wait: Callable[[float], None] = lambda seconds: None,
         on_run: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
@@ -143,7 +146,7 @@ class Batcher:
         # What is already waiting goes first. (That is looked at without the lock: only this thread adds to the queue.)
         if not self._queue and count <= self._max_batch and count * self._pace <= self._on_the_spot:
             if jobs and not self._closed:
-                self._settle(self._compute([self._slice(job, count) for job in jobs]))
+                self._settle(self._results([self._slice(job, count) for job in jobs]))
             return
         for job in jobs:
             assert self._loop is not None  # noqa: S101 (submit has seen it)
@@ -192,12 +195,18 @@ class Batcher:
 
     def _run_on_thread(self, batch: list[_Slice]) -> None:
         """One wake-up of the event loop a batch, however many requests it served."""
-        finished = self._compute(batch)
+        finished = self._results(batch)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._settle, finished)
 
+    def _results(self, batch: list[_Slice]) -> list[tuple[_Slice, Result]]:
+        """A result or an error for each slice, whatever happens: no request is lost, and no thread ends."""
+        try:
+            return self._compute(batch)
+        except Exception as error:  # not the graph's, which is told apart request by request: memory, say
+            return [(piece, error) for piece in batch]
+
     def _compute(self, batch: list[_Slice]) -> list[tuple[_Slice, Result]]:
-        """A result or an error for each slice, in order."""
         # A lone slice, the usual case of a quiet server, is run without a copy.
         rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
         began = time.perf_counter()
@@ -208,6 +217,8 @@ class Batcher:
                 return [(batch[0], error)]
             return [result for piece in batch for result in self._compute([piece])]
         seconds = time.perf_counter() - began
+        if any(len(output) != len(rows) for output in outputs):
+            raise ModelFault("a graph gave another number of rows than it got")
         # The fastest of late: what was slower was held up by something else, and would say little of the next run.
         self._pace = min(1.05 * self._pace, seconds / len(rows))
         self._on_run(len(rows), seconds)

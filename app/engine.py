@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Asker, Batcher
+from app.batcher import ON_THE_SPOT, ON_THE_SPOT_ALONE, Asker, Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.ledger import Ledger
 from app.metrics import Metrics
@@ -44,6 +44,7 @@ class Model:
                 runners,
                 max_batch=settings.max_batch,
                 deadline=settings.queue_seconds,
+                on_the_spot=ON_THE_SPOT if runs_at_a_time(settings) > 1 else ON_THE_SPOT_ALONE,
                 on_wait=on_wait,
                 on_run=on_run,
             )

@@ -166,8 +166,8 @@ async def perform(
     Admission comes before the body is read, so that an overloaded server says so at once, and again after: a body that
     is slow to come must not take the place of one that is there.
     """
-    engine.admit()
     call = Call(engine, scope, receive, body)
+    engine.admit()
     try:
         return await operate(call)
     except asyncio.CancelledError:

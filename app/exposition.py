@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.metrics import CONTENT_TYPE, Gauge, Snapshot
-from app.tallies import Family, Labels, Numbers
+from app.tallies import Family, add_up
 
 assert CONTENT_TYPE == CONTENT_TYPE_PLAIN_0_0_4  # noqa: S101 (what `generate_latest` writes)
 
@@ -22,9 +22,9 @@ _OF_ONE: dict[str, Callable[[Iterable[float]], float]] = {"process_start_time_se
 def text(families: Sequence[Family], gauges: Sequence[Gauge], snapshots: Sequence[Snapshot]) -> bytes:
     """The sum of what the processes of ``snapshots`` counted, and what they have now."""
     registry = CollectorRegistry()
-    registry.register(
-        _Collected(list(_processes([snapshot["process"] for snapshot in snapshots if snapshot["process"] is not None])))
-    )
+    processes = [snapshot["process"] for snapshot in snapshots if snapshot["process"] is not None]
+    spent = sum(snapshot["cpu_seconds"] for snapshot in snapshots if snapshot["process"] is None)
+    registry.register(_Collected(list(_processes(processes, spent))))
     registry.register(_Collected([_tallied(family, snapshots) for family in families]))
     registry.register(_Collected([_read(gauge, snapshots) for gauge in gauges]))
     return generate_latest(registry)
@@ -64,21 +64,11 @@ def _read(gauge: Gauge, snapshots: Sequence[Snapshot]) -> Metric:
     return family
 
 
-def add_up(parts: Iterable[Numbers]) -> dict[Labels, list[float]]:
-    """Numbers with the same labels, added.
+def _processes(processes: Sequence[int], spent: float) -> Iterator[Metric]:
+    """Prometheus's own metrics of processes, of these together; one that has just ended has none.
 
-    >>> add_up([[(("a",), [1, 2])], [(("a",), [3, 4]), (("b",), [5, 6])]])
-    {('a',): [4, 6], ('b',): [5, 6]}
+    ``spent`` are the seconds of those that are no more, for a counter does not go back.
     """
-    totals: dict[Labels, list[float]] = {}
-    for labels, numbers in (entry for part in parts for entry in part):
-        key = tuple(labels)
-        totals[key] = [a + b for a, b in zip(totals[key], numbers, strict=True)] if key in totals else list(numbers)
-    return totals
-
-
-def _processes(processes: Sequence[int]) -> Iterator[Metric]:
-    """Prometheus's own metrics of processes, of these together; one that has just ended has none."""
     found: dict[str, list[Metric]] = {}
     for process in processes:
         for metric in ProcessCollector(pid=partial(int, process), registry=None).collect():
@@ -86,5 +76,7 @@ def _processes(processes: Sequence[int]) -> Iterator[Metric]:
     for metric, *others in found.values():
         (sample,) = metric.samples
         values = [sample.value, *(other.samples[0].value for other in others)]
+        if sample.name == "process_cpu_seconds_total":
+            values.append(spent)
         metric.samples = [sample._replace(value=_OF_ONE.get(sample.name, sum)(values))]
         yield metric

@@ -1,7 +1,8 @@
 """From a request body to what the graphs take: pictures fitted to the model, and latents of its dimension.
 
 How a picture is fitted is the bundle's business (model.bundle.pixels), the same code that prepared the training data;
-here are only the forms in which clients send pictures. Synchronous, for codec threads.
+here are only the forms in which clients send pictures. Synchronous: what is small is read on the event loop
+(`at_once`), everything else on codec threads.
 """
 
 import binascii
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from app.answers import LIGHT_PIXELS
 from app.bodies import Numbers, number_array, read_json, read_multipart, read_npy
 from app.errors import Detail, Invalid, TooLarge, translate
 from app.negotiation import JSON, MULTIPART, NPY, PNG
@@ -21,10 +23,14 @@ from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_network
 
 LIGHT_BYTES = 256 * 2**10
-"""Numbers in so many bytes are read in 2 ms at most, all of which holds Python's lock: on a thread too, the event loop
-would wait for it, and for the way there and back."""
+"""Arrays in so many bytes, and numbers in JSON of just the shape that is wanted, are read in some 2 ms, all of which
+hold Python's lock: on a thread too, the event loop would wait for them, and for the way there and back."""
+
+LIGHT_DOCUMENT = 4 * 2**10
+"""So many bytes of any JSON are read, or refused, in 2 ms."""
 
 SMALL_FILE, SMALL_SIDE = 16 * 2**10, 128  # bytes and pixels of a PNG that is decoded faster than a thread takes it up
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _INFLATED = (b"zTXt", b"iTXt", b"iCCP")  # parts of a PNG that may be far larger than the pixels
 
 Array = NDArray[np.float32]
@@ -71,7 +77,7 @@ class ImageReader:
             return self._of_array(array) if array.shape[1:3] == size else None
         if kind == JSON and len(body) <= LIGHT_BYTES:
             return self._of_rectangle(body)
-        if kind == PNG and _is_small_png(body):
+        if kind == PNG and size[0] * size[1] <= LIGHT_PIXELS and _is_small_png(body):
             return self._network([self._fit_file(body, "")])
         return None
 
@@ -83,6 +89,8 @@ class ImageReader:
         """A JSON body of numbers in the model's size; None if it is another, or one with an error to be told."""
         shape, channels = (self._spec.height, self._spec.width), self._spec.channels
         for item in (shape, (*shape, 1)) if channels == 1 else ((*shape, channels),):
+            if len(item) + 2 > self._limits.max_json_depth:
+                continue
             array = read_rectangle(body, "images", item, most=self._limits.max_items)
             if array is not None:
                 try:
@@ -145,9 +153,19 @@ class ImageReader:
 
 def _is_small_png(body: bytes) -> bool:
     """Small by its header (PNG specification, 11.2.1), and without what inflates."""
-    if len(body) > SMALL_FILE or body[:8] != b"\x89PNG\r\n\x1a\n" or any(part in body for part in _INFLATED):
+    # Decoders believe the last header, wherever it is.
+    if len(body) > SMALL_FILE or not body.startswith(_PNG_BEGINS) or body.count(b"IHDR") > 1:
+        return False
+    if any(part in body for part in _INFLATED):
         return False
     return max(int.from_bytes(body[16:20], "big"), int.from_bytes(body[20:24], "big")) <= SMALL_SIDE
+
+
+def read_latents_at_once(kind: str, body: bytes, dim: int, limits: Settings) -> Array | None:
+    """Latents that are read faster than a thread could take them up; None for all others, as `ImageReader.at_once`."""
+    if len(body) <= LIGHT_DOCUMENT or (kind == NPY and len(body) <= LIGHT_BYTES):
+        return read_latents(kind, body, dim, limits)
+    return read_rectangle(body, "latents", (dim,), most=limits.max_items) if len(body) <= LIGHT_BYTES else None
 
 
 def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:

@@ -4,6 +4,7 @@ Every label has few values, whatever clients ask for. Gauges are asked when scra
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypedDict, cast
 
@@ -49,6 +50,7 @@ class Snapshot(TypedDict):
     """Everything of one process at one moment, as JSON holds it too."""
 
     process: int | None
+    cpu_seconds: float
     tallies: dict[str, Numbers]
     gauges: dict[str, Numbers]
 
@@ -129,6 +131,7 @@ class Metrics:
         """Everything of now."""
         return {
             "process": os.getpid(),
+            "cpu_seconds": time.process_time(),
             "tallies": {family.name: family.numbers() for family in self._families},
             "gauges": {
                 gauge.name: [(labels, [number]) for labels, number in gauge.readings()] for gauge in self._gauges
@@ -144,5 +147,8 @@ class Metrics:
         """The text that Prometheus scrapes: the same from whichever process it happens to ask, but for a second."""
         from app.exposition import text
 
-        told = [] if self._colleagues is None else cast(list[Snapshot], self._colleagues.told())
-        return text(self._families, self._gauges, [self.snapshot(), *told])
+        own, told = self.snapshot(), list[Snapshot]()
+        if self._colleagues is not None:
+            self._colleagues.tell(own)  # what was scraped once must be there in the next scrape, whoever is asked
+            told = cast(list[Snapshot], self._colleagues.told())
+        return text(self._families, self._gauges, [own, *told])

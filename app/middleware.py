@@ -1,4 +1,4 @@
-"""What surrounds every request, in pure ASGI: its id, API keys, errors as problems, headers, metrics.
+"""What surrounds every request: its id, API keys, errors as problems, headers, metrics.
 
     (Cors ->) Gate -> an operation or a probe, straight away
                    -> FastAPI: documentation, routing of everything else
@@ -28,12 +28,14 @@ from app.errors import (
     NotReady,
     Unauthorized,
     UnsupportedMediaType,
+    of_status,
     problem,
     translate,
 )
 from app.exchange import Operate, perform
 from app.metrics import CLIENT_GONE
 from app.notes import SCOPE_KEY, UNMATCHED, Note, method_of
+from app.operations import OPERATIONS
 from app.probes import PROBES
 from app.tracing import spans_module
 
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _OPEN = frozenset({"/", "/livez", "/readyz", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/docs/assets/"
+_OPERATED = frozenset(path for _, path in OPERATIONS)
 _MODELS = re.compile(r"/models(/[^/]+(/card)?)?")
 _TEMPLATES = ("/models/{name}/card", "/models/{name}", "/models")
 
@@ -92,6 +95,8 @@ class Gate:
             self._check(scope, headers, note)
             answer = await self._answer(scope, receive, note, body)
             if answer is None:
+                if self._template(scope) == UNMATCHED:  # what scanners ask for is no reason to load the framework
+                    raise of_status(404)
                 await self._app(scope, receive, reply.forward)
                 if note.error is not None:
                     raise note.error
@@ -150,8 +155,10 @@ class Gate:
     def _template(self, scope: Scope) -> str:
         """The template of the route that a request asks for, where the request does not get there."""
         path = local_path(scope)
-        if any(path == known for _, known in self._operations) or path in PROBES or path in _OPEN:
+        if path in _OPERATED or path in PROBES or path in _OPEN:
             return path
+        if path.startswith(_OPEN_FOLDER):
+            return f"{_OPEN_FOLDER}{{path}}"
         match = _MODELS.fullmatch(path)
         return _TEMPLATES[sum(group is None for group in match.groups())] if match else UNMATCHED
 

@@ -1,9 +1,9 @@
 """What the server does with a VAE, each operation written once and free of any web framework.
 
 An operation takes a Call (media types, query, body on demand) and gives an Answer (status, headers, body), in the
-same order every time: the query, the model and the answer's type are checked; the body is read and decoded on a
-codec thread; the graphs run; the answer is encoded on a codec thread. Latents are NumPy's work (model.bundle.latents),
-so that a seed means the same everywhere.
+same order every time: the query, the model and the answer's type are checked; the body is read and decoded; the graphs
+run; the answer is encoded. What is not small is read and written on codec threads. Latents are NumPy's work
+(model.bundle.latents), so that a seed means the same everywhere.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from app.bodies import IMAGE_BODIES, LATENT_BODIES, media_type
 from app.engine import Model
 from app.errors import Invalid, ModelFailure
 from app.exchange import Call, Operate
-from app.images import LIGHT_BYTES, ImageReader, read_latents
+from app.images import LIGHT_DOCUMENT, ImageReader, read_latents, read_latents_at_once
 from app.negotiation import GIF, JPEG, JSON, MULTIPART, NPY, PNG, WEBP, ZIP, choose
 from app.schemas import (
     SEED_BOUND,
@@ -74,8 +74,10 @@ async def decode(call: Call) -> Answer:
     media = _negotiate_pictures(call, query, PICTURE_ANSWERS)
     kind = media_type(call.content_type, LATENT_BODIES)
     body = await call.read()
-    read = partial(read_latents, kind, body, model.manifest.latent.dim, call.engine.settings)
-    latents = await call.codec("read", read, light=len(body) <= LIGHT_BYTES)
+    given = (kind, body, model.manifest.latent.dim, call.engine.settings)
+    latents = call.do("read", partial(read_latents_at_once, *given))
+    if latents is None:
+        latents = await call.codec("read", partial(read_latents, *given), light=False)
     return await _draw(call, model, latents, _Drawing(media, query))
 
 
@@ -147,7 +149,7 @@ async def traverse_dimension(call: Call) -> Answer:
     media_type(call.content_type, TRAVERSE_BODIES)
     body = await call.read()
     read = partial(read_traverse, body, model.manifest.latent.dim, call.engine.settings)
-    frames = await call.codec("read", read, light=len(body) <= LIGHT_BYTES)
+    frames = await call.codec("read", read, light=len(body) <= LIGHT_DOCUMENT)
     return await _draw(call, model, frames, _Drawing(media, query, frames=True, tell_latents=True))
 
 

@@ -43,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _due = 0.0
     _write_alarm: asyncio.TimerHandle | None = None
     _unread = 0
+    _running: RequestResponseCycle | None = None
     _waiting: RequestResponseCycle | None = None  # for the rest of its body, which may be in this segment
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -50,6 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None and not self._running.response_complete:  # uvicorn tells the last one only
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._disarm()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -63,7 +67,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._waiting is not None:
             cycle, self._waiting = self._waiting, None
-            super()._start_asgi_task(cycle, self.app)
+            if not self.transport.is_closing():  # else what came after the head was no body
+                super()._start_asgi_task(cycle, self.app)
         if self._segment_is_head:
             self._held_bytes += len(data)
             if self._held_bytes > HEAD_BYTES and not self.transport.is_closing():
@@ -112,6 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The straight way of what has arrived whole
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
         scope = cast(Scope, cycle.scope)
         if self.gate is None or app is not self.app or not self.gate.runs(scope):
             super()._start_asgi_task(cycle, app)
@@ -134,7 +140,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refusal = self._refusal or BadRequest("The request is not HTTP.")
-        if self._in_head and self._busy():  # the requests before it are answered first
+        if self.pipeline and not self._in_head:  # of the request that waits last, and can be answered with nothing else
+            self.pipeline.popleft()
+            self.flow.pause_reading()
+        elif self._in_head and self._busy():  # the requests before it are answered first
             self.flow.pause_reading()
         else:
             self._refuse(self._refusal)
@@ -165,19 +174,31 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As in uvicorn, but for the timer of idle connections, which is the same as all others here."""
         self.server_state.total_requests += 1
-        if self.transport.get_write_buffer_size():
-            self._watch_reading()
         if self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self._watch_reading()
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            cycle, app = self.pipeline.pop()
+            if cycle.more_body:  # the rest comes in other segments
+                self._running = cycle
+                super()._start_asgi_task(cycle, app)
+            else:
+                self._start_asgi_task(cycle, app)
         elif self._refusal is not None:
             self._refuse(self._refusal)
         elif self.cycle.more_body:
             self._arm(self.transport.abort)
+        elif self._begun:
+            self._arm(self._head_is_late)
         else:
-            self._arm(self.timeout_keep_alive_handler, self.timeout_keep_alive)
+            self._arm(self._idle_for_long, self.timeout_keep_alive)
+
+    def _idle_for_long(self) -> None:
+        if self.transport.get_write_buffer_size():  # the answer was not read to its end: closing waits for that
+            self._watch_reading()
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,7 +35,7 @@ class Service:
             app = Cors(app, self.engine)
         self.app = tracing.traced(app, settings) if settings.telemetry else app
         self._site: Documented | None = None
-        self._loading = Lock()
+        self._loading: asyncio.Future[Documented] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
@@ -52,20 +51,22 @@ class Service:
 
     def site(self) -> "Documented":
         """FastAPI's part. The first call loads it."""
-        with self._loading:
-            if self._site is None:
-                from app.site import make_site
+        if self._site is None:
+            from app.site import make_site
 
-                self._site = make_site(self.engine)
-            return self._site
+            self._site = make_site(self.engine)
+        return self._site
 
     async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What the gate lets through."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        site = self._site if self._site is not None else await asyncio.to_thread(self.site)
-        await site(scope, receive, send)
+        if self._site is None:
+            if self._loading is None or self._loading.done():
+                self._loading = asyncio.get_running_loop().run_in_executor(None, self.site)
+            await asyncio.shield(self._loading)  # all who come meanwhile wait for the same
+        await self.site()(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The ASGI protocol of a lifespan."""

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
 
     # Work
     workers: int = Field(1, ge=1, le=256, description="Server processes behind the port; limits are of each.")
-    max_batch: int = Field(32, ge=1, le=4096, description="Most images or latents in one run of a graph.")
+    max_batch: int = Field(64, ge=1, le=4096, description="Most images or latents in one run of a graph.")
     codec_threads: int = Field(2, ge=1, le=64, description="Threads that decode bodies and encode answers.")
     max_waiting: int = Field(128, ge=1, le=65536, description="Most requests in work at a time; more get 503.")
     max_receiving: int = Field(

@@ -6,12 +6,25 @@ knows of names, labels and text.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 
 Labels = tuple[str, ...]
 Numbers = list[tuple[Sequence[str], list[float]]]
 """Labels and numbers of each tally: counts of the buckets, and the sum of what was observed."""
+
+
+def add_up(parts: Iterable[Numbers]) -> dict[Labels, list[float]]:
+    """Numbers with the same labels, added.
+
+    >>> add_up([[(("a",), [1, 2])], [(("a",), [3, 4]), (("b",), [5, 6])]])
+    {('a',): [4, 6], ('b',): [5, 6]}
+    """
+    totals: dict[Labels, list[float]] = {}
+    for labels, numbers in (entry for part in parts for entry in part):
+        key = tuple(labels)
+        totals[key] = [a + b for a, b in zip(totals[key], numbers, strict=True)] if key in totals else list(numbers)
+    return totals
 
 
 class Tally:

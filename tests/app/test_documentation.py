@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+from app import notes, probes
 from app.negotiation import FORMATS
 from app.operations import OPERATIONS
 from app.routes import DOCUMENTED
@@ -29,6 +30,10 @@ def test_independent_of_settings_and_machine() -> None:
     ]
     assert printed[0] == printed[1]
     assert json.loads(printed[0]) == document() == document(max_items=3, root_path="/x", api_keys=("k",))
+
+
+def test_probes_are_the_same_for_routes_and_for_logs() -> None:
+    assert set(probes.PROBES) == notes.PROBES
 
 
 def test_every_operation_is_whole() -> None:
