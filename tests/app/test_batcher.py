@@ -2,77 +2,29 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from app.batcher import Batcher
 from app.errors import NotReady, QueueTimeout
-from app.runners import Runners
 from model.bundle.errors import ModelFault
-
-Array = NDArray[np.float32]
-Run = Callable[[Coroutine[object, object, None]], None]
-
-
-class Graph:
-    """A graph that remembers its batches, and that a test can hold in the middle of one."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[float]] = []
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def __call__(self, rows: Array) -> tuple[Array, ...]:
-        self.batches.append(rows[:, 0].tolist())
-        self.entered.release()
-        assert self.gate.wait(30)
-        if (rows == -1).any():
-            raise RuntimeError("poison")
-        return rows * 2, np.where(rows == -2, np.nan, rows + 1)
-
-    async def held(self) -> None:
-        """Wait until a batch runs."""
-        assert await asyncio.to_thread(self.entered.acquire, timeout=30)
-
-
-@asynccontextmanager
-async def batching(graph: Graph, **options: Any) -> AsyncIterator[Batcher]:
-    runners = Runners(options.pop("threads", 1))
-    batcher = Batcher(graph, runners, **({"max_batch": 4, "deadline": 30.0, "on_the_spot": 0.0} | options))
-    runners.start()
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        graph.gate.set()
-        batcher.close()
-        await asyncio.to_thread(runners.close)
-
-
-def rows(*values: float) -> Array:
-    return np.array(values, np.float32)[:, None]
-
-
-async def queued(batcher: Batcher, depth: int) -> None:
-    """Let the turn of the event loop end."""
-    await asyncio.sleep(0)
-    assert batcher.depth == depth
+from tests.app.batching import Graph, Run, batching, queued, rows, warm
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 7))
-def test_rows_never_mix(sizes: list[int], max_batch: int) -> None:
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.integers(1, 7),
+    st.sampled_from([0.0, 10.0]),
+    st.integers(1, 3),
+)
+def test_rows_never_mix(sizes: list[int], max_batch: int, on_the_spot: float, threads: int) -> None:
     async def scenario() -> None:
         graph = Graph()
-        async with batching(graph, max_batch=max_batch) as batcher:
+        async with batching(graph, max_batch=max_batch, on_the_spot=on_the_spot, threads=threads) as batcher:
+            await warm(batcher, graph)
             requests = [rows(*(1000.0 * i + j for j in range(size))) for i, size in enumerate(sizes)]
             results = await asyncio.gather(*(batcher.submit(request) for request in requests))
         for request, (doubled, next_) in zip(requests, results, strict=True):
@@ -194,5 +146,96 @@ def test_closing_finishes_the_running_and_refuses_the_waiting(run: Run) -> None:
                 await waiting
             with pytest.raises(NotReady):
                 await batcher.submit(rows(3))
+
+    run(scenario())
+
+
+# On the spot
+
+
+def test_what_arrives_in_one_turn_is_one_batch_on_the_event_loop(run: Run) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0) as batcher:
+            await warm(batcher, graph)
+            results = await asyncio.gather(*(batcher.submit(rows(*values)) for values in ((1,), (2, 3), (4,))))
+        assert graph.batches == [[1, 2, 3, 4]]
+        assert graph.threads == [threading.get_ident()]
+        assert [doubled[:, 0].tolist() for doubled, _ in results] == [[2], [4, 6], [8]]
+        assert [next_[:, 0].tolist() for _, next_ in results] == [[2], [3, 4], [5]]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("on_the_spot", [0.0, 10.0])
+def test_a_first_run_and_a_slow_one_are_for_a_thread(run: Run, on_the_spot: float) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=on_the_spot) as batcher:
+            await batcher.submit(rows(1))
+            await batcher.submit(rows(2))
+        assert [thread == threading.get_ident() for thread in graph.threads] == [False, on_the_spot > 0]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("values", [((1, 2, 3, 4, 5),), ((1, 2, 3), (4, 5))])
+def test_more_than_a_batch_is_for_the_threads(run: Run, values: tuple[tuple[float, ...], ...]) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0) as batcher:
+            await warm(batcher, graph)
+            results = await asyncio.gather(*(batcher.submit(rows(*each)) for each in values))
+        assert graph.batches == [[1, 2, 3, 4], [5]]
+        assert threading.get_ident() not in graph.threads
+        assert [doubled[:, 0].tolist() for doubled, _ in results] == [[2 * value for value in each] for each in values]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("poison", "error"), [(-1.0, RuntimeError), (-2.0, ModelFault)])
+def test_a_poisoned_item_fails_alone_on_the_spot(run: Run, poison: float, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0) as batcher:
+            await warm(batcher, graph)
+            futures = [batcher.submit(rows(value)) for value in (2.0, poison, 3.0)]
+            good, bad, good_too = await asyncio.gather(*futures, return_exceptions=True)
+        assert graph.batches[0] == [2, poison, 3]
+        assert set(graph.threads) == {threading.get_ident()}
+        assert isinstance(bad, error)
+        assert isinstance(good, tuple)
+        assert isinstance(good_too, tuple)
+        assert (good[0][0, 0], good_too[0][0, 0]) == (4, 6)
+
+    run(scenario())
+
+
+def test_what_is_cancelled_in_its_turn_is_not_run(run: Run) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0) as batcher:
+            await warm(batcher, graph)
+            cancelled, kept = batcher.submit(rows(1)), batcher.submit(rows(2))
+            cancelled.cancel()
+            assert (await kept)[0] == 4
+            batcher.submit(rows(3)).cancel()
+            await queued(batcher, 0)
+        assert graph.batches == [[2]]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_closing_in_the_same_turn_refuses(run: Run, count: int) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0) as batcher:
+            await warm(batcher, graph)
+            future = batcher.submit(rows(*range(count)))
+            batcher.close()
+            with pytest.raises(NotReady):
+                await future
+        assert count > 1 or graph.batches == []
 
     run(scenario())
