@@ -40,7 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _refusal: ServiceError | None = None
     _alarm: asyncio.TimerHandle | None = None
     _then: Callable[[], None] | None = None
-    _due = 0.0
+    _due = _rings_at = 0.0
     _write_alarm: asyncio.TimerHandle | None = None
     _unread = 0
     _running: RequestResponseCycle | None = None
@@ -234,12 +234,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._due = self.loop.time() + (self.seconds if seconds is None else seconds)
         # A timer is begun for the earliest end only, and rings again for later ones: making one anew for every request
         # and its answer would cost as much as reading the head.
-        if self._alarm is None or self._alarm.when() > self._due:
+        if self._alarm is None or self._rings_at > self._due:
             self._set_alarm()
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+        self._rings_at = self._due  # uvloop's timers do not all tell
         self._alarm = self.loop.call_at(self._due, self._ring)
 
     def _ring(self) -> None:
