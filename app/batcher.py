@@ -8,10 +8,12 @@ that small ones are not stuck behind it.
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -85,6 +87,9 @@ class Batcher:
     ``run`` maps rows (B, ...) to a tuple of arrays (B, ...), rows in the same order; it is called by several threads at
     a time. A run that raises is repeated for every request's rows alone, and a result that is not finite fails its own
     request only (ModelFault).
+
+    ``on_the_spot`` are the seconds that the event loop may be held up in a turn. ``alone``: there is no other core that
+    a thread could use, so that what is too much for one turn is left to the next ones.
     """
 
     def __init__(
@@ -95,11 +100,12 @@ class Batcher:
         max_batch: int,
         deadline: float,
         on_the_spot: float = 0.0,
+        alone: bool = False,
         on_wait: Callable[[float], None] = lambda seconds: None,
         on_run: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self._run, self._runners, self._max_batch, self._deadline = run, runners, max_batch, deadline
-        self._on_the_spot, self._on_wait, self._on_run = on_the_spot, on_wait, on_run
+        self._on_the_spot, self._alone, self._on_wait, self._on_run = on_the_spot, alone, on_wait, on_run
         self._arrived: list[_Job] = []  # in this turn of the event loop
         self._queue: deque[_Job] = deque()  # for the threads; under the runners' lock
         self._closed = False
@@ -140,22 +146,28 @@ class Batcher:
 
     def _end_turn(self) -> None:
         """Run what has arrived, or have it run."""
+        assert self._loop is not None  # noqa: S101 (submit has seen it)
         jobs = [job for job in self._arrived if not job.future.done()]
         self._arrived.clear()
-        count = sum(len(job.rows) for job in jobs)
+        if self._closed or not jobs:
+            return
+        room = min(self._max_batch, int(self._on_the_spot / self._pace)) if self._pace else self._max_batch
+        ends = list(accumulate(len(job.rows) for job in jobs))
+        fitting = bisect_right(ends, room)
         # What is already waiting goes first. (That is looked at without the lock: only this thread adds to the queue.)
-        if not self._queue and count <= self._max_batch and count * self._pace <= self._on_the_spot:
-            if jobs and not self._closed:
-                self._settle(self._results([self._slice(job, count) for job in jobs]))
+        if not self._queue and fitting and (fitting == len(jobs) or self._alone):
+            if fitting < len(jobs):  # in the next turn, when the event loop has seen to everything else
+                self._arrived += jobs[fitting:]
+                self._loop.call_soon(self._end_turn)
+            self._settle(self._results([self._slice(job, room) for job in jobs[:fitting]]))
             return
         for job in jobs:
-            assert self._loop is not None  # noqa: S101 (submit has seen it)
             job.alarm = self._loop.call_later(self._deadline, self._expire, job)
             job.asker.waits()
         with self._runners.changed:
             self._queue.extend(jobs)
             # A thread a batch, and those that are busy take what is left when they are done.
-            for _ in range(-(-count // self._max_batch)):
+            for _ in range(-(-ends[-1] // self._max_batch)):
                 self._runners.offer(self)
 
     def _expire(self, job: _Job) -> None:

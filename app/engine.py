@@ -37,6 +37,7 @@ class Model:
         self.label = f"{bundle.name}/{bundle.version}"
         runs = {"encoder": bundle.encode, "decoder": lambda latents: (bundle.decode(latents),)}
         self.batchers: dict[str, Batcher] = {}
+        alone = runs_at_a_time(settings) == 1
         for graph, run in runs.items():
             on_wait, on_run = metrics.batch_observers(bundle.name, graph)
             self.batchers[graph] = Batcher(
@@ -44,7 +45,8 @@ class Model:
                 runners,
                 max_batch=settings.max_batch,
                 deadline=settings.queue_seconds,
-                on_the_spot=ON_THE_SPOT if runs_at_a_time(settings) > 1 else ON_THE_SPOT_ALONE,
+                on_the_spot=ON_THE_SPOT_ALONE if alone else ON_THE_SPOT,
+                alone=alone,
                 on_wait=on_wait,
                 on_run=on_run,
             )

@@ -19,11 +19,13 @@ from tests.app.batching import Graph, Run, batching, queued, rows, warm
     st.integers(1, 7),
     st.sampled_from([0.0, 10.0]),
     st.integers(1, 3),
+    st.booleans(),
 )
-def test_rows_never_mix(sizes: list[int], max_batch: int, on_the_spot: float, threads: int) -> None:
+def test_rows_never_mix(sizes: list[int], max_batch: int, on_the_spot: float, threads: int, alone: bool) -> None:
     async def scenario() -> None:
         graph = Graph()
-        async with batching(graph, max_batch=max_batch, on_the_spot=on_the_spot, threads=threads) as batcher:
+        options = {"max_batch": max_batch, "on_the_spot": on_the_spot, "threads": threads, "alone": alone}
+        async with batching(graph, **options) as batcher:
             await warm(batcher, graph)
             requests = [rows(*(1000.0 * i + j for j in range(size))) for i, size in enumerate(sizes)]
             results = await asyncio.gather(*(batcher.submit(request) for request in requests))
@@ -222,6 +224,27 @@ def test_what_is_cancelled_in_its_turn_is_not_run(run: Run) -> None:
             batcher.submit(rows(3)).cancel()
             await queued(batcher, 0)
         assert graph.batches == [[2]]
+
+    run(scenario())
+
+
+def test_alone_what_is_too_much_for_a_turn_is_left_to_the_next(run: Run) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=10.0, alone=True) as batcher:
+            await warm(batcher, graph)
+            loop, told = asyncio.get_running_loop(), list[int]()
+            futures = [batcher.submit(rows(value)) for value in (1, 2, 3, 4, 5, 6)]
+            loop.call_soon(lambda: told.append(len(graph.batches)))  # it has a turn of its own between the two
+            large = batcher.submit(rows(7, 8, 9, 10, 11))
+            for future, value in zip(futures, (1, 2, 3, 4, 5, 6), strict=True):
+                assert (await future)[0] == 2 * value
+            assert (await large)[0][:, 0].tolist() == [14, 16, 18, 20, 22]
+        assert told == [1]
+        assert graph.batches == [[1, 2, 3, 4], [5, 6], [7, 8, 9, 10], [11]]
+        # No turn has room for the last: it goes to a thread, and small ones would not have to wait for it.
+        here = threading.get_ident()
+        assert [thread == here for thread in graph.threads] == [True, True, False, False]
 
     run(scenario())
 
