@@ -1,9 +1,9 @@
 """Batching without waiting: a batch is what arrived at the same time, or while the previous ones ran.
 
-Requests whose data was there in one turn of the event loop are run together. If that takes no longer than handing
-them to another thread and back, they are run on the spot; else they wait for a thread, and whatever arrives until one
-is free joins them. An idle server adds no delay. A request that is larger than a batch takes its turn once a round, so
-that small ones are not stuck behind it.
+Requests whose data was there in one turn of the event loop are run together. If that is soon done, they are run on the
+spot, for the way to another thread and back takes time as well; else they wait for a thread, and whatever arrives until
+one is free joins them. An idle server adds no delay. A request that is larger than a batch takes its turn once a round,
+so that small ones are not stuck behind it.
 """
 
 import asyncio

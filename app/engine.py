@@ -211,12 +211,20 @@ class Engine:
             raise Overloaded
 
     def do(self, stage: Stage, work: Callable[[], Result]) -> Result:
-        """Do on the spot, and time. A codec thread does so too; the event loop only what is short."""
+        """Do on the spot, and time. A codec thread does so too; the event loop only what is short.
+
+        None means that nothing was done, since it is no work for here: it is timed where it is done.
+        """
         began = time.perf_counter()
+        result = None
         try:
-            return work()
-        finally:
+            result = work()
+        except Exception:
             self._observe[stage][1](time.perf_counter() - began)
+            raise
+        if result is not None:
+            self._observe[stage][1](time.perf_counter() - began)
+        return result
 
     async def codec(self, stage: Stage, work: Callable[[], Result]) -> Result:
         """Read a body, make latents or write an answer on a codec thread.

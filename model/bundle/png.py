@@ -1,7 +1,7 @@
 """Writing PNG files (W3C, Portable Network Graphics, third edition), for answers of a few thousand pixels.
 
-Pillow writes the same pictures, and takes three times as long or more (`make bench`, the rows with PNG): it sets up an
-encoder, and tries five filters on each row. Here a picture has one filter, that which leaves the smallest differences,
+Pillow writes the same pictures, and takes several times as long: it sets up an encoder, and tries five filters on each
+row. Here a picture has one filter, that which leaves the smallest differences,
 and zlib does the rest. Reading is left to Pillow, which has met hostile files.
 """
 

@@ -120,6 +120,10 @@ def test_every_stage_is_timed(run: Run, tiny: Path) -> None:
                 'vae_codec_wait_seconds_count{stage="write"}',
             ):
                 assert float(counted[name]) >= 1, name
+            assert float(counted['vae_codec_seconds_count{stage="read"}']) == 1  # what was read on the spot
+            await client.post("/encode", content=picture(grey(1)[0], "JPEG"), headers={"content-type": "image/jpeg"})
+            text = (await client.get("/metrics")).text
+            assert 'vae_codec_seconds_count{stage="read"} 2.0' in text  # what was left to a thread, once as well
             assert "vae_request_duration_seconds_sum" in text
 
     run(scenario())
