@@ -3,14 +3,15 @@
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.dialects import V2, Canned, Dialect, Ours, Plain
 from benchmarks.environments import ROOT, Installation, of_requirements, of_source, source_at
 
-Role = Literal["ours", "peer", "limit"]
+Role = Literal["ours", "peer", "handmade", "limit"]
+"""What a contender is compared as; `report.ROLES` says it to readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +140,24 @@ def standard() -> list[Contender]:
         ),
         peer(
             "fastapi",
-            "written by hand, orjson, a process a core",
-            script("fastapi_onnx", "--workers", "{cores}"),
+            "as its documentation teaches: pydantic, lists, a pool of threads, a process a core",
+            script("fastapi_plain", "--workers", "{cores}"),
             "fastapi",
             "uvicorn",
             draws=True,
             large=True,
+        ),
+        replace(
+            peer(
+                "fastapi-by-hand",
+                "raw bytes, orjson, nothing checked, inference on the event loop, a process a core",
+                script("fastapi_by_hand", "--workers", "{cores}"),
+                "fastapi",
+                "uvicorn",
+                draws=True,
+                large=True,
+            ),
+            role="handmade",
         ),
         Contender(
             "bare-asgi",

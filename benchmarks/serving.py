@@ -220,7 +220,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.ArgumentPars
     parser.add_argument("--rows", default="*", metavar="A,B", help="patterns of rows: 'encode-1-*', '*-binary-64'")
     parser.add_argument("--only", default=",".join(TABLES), metavar="A,B", help=f"tables: {','.join(TABLES)}")
     parser.add_argument("--rounds", type=int, default=3, help="(3)")
-    parser.add_argument("--seconds", type=float, default=1.2, help="a row and round (1.2)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="a row and round (1)")
     parser.add_argument("--model", type=Path, help="bundle of the main rows; a small one with random weights")
     parser.add_argument("--revision", action="append", default=[], help="ours at a commit too; may be repeated")
     parser.add_argument("--ours", action="append", default=[], metavar="NAME=OPTIONS", help="ours with options too")

@@ -80,6 +80,16 @@ def to_levels(pixels: Floats) -> NDArray[np.uint8]:
     return (pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
+def grid(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures (N, H, W, C) side by side in a square, black where there are too few: (H', W', C)."""
+    count, height, width, channels = levels.shape
+    side = int(np.ceil(np.sqrt(count)))
+    whole = np.zeros((side * side, height, width, channels), np.uint8)
+    whole[:count] = levels
+    rows = whole.reshape(side, side, height, width, channels).swapaxes(1, 2)
+    return rows.reshape(side * height, side * width, channels)
+
+
 def looks_like_json(operation: Operation, body: bytes) -> bool:
     """For servers that show a handler the body and not its type."""
     return body.startswith(_KEYS[operation])

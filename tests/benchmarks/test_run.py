@@ -17,7 +17,9 @@ from benchmarks.processes import MARK, PROC, Memory, StartFailed, started
 from benchmarks.report import markdown
 from benchmarks.results import Results
 from benchmarks.roster import Contender, Place, standard
+from benchmarks.rows import MAIN_ROWS, PICTURE_ROWS, Workload
 from benchmarks.serving import Plan, matches, parse, plan_of, run
+from benchmarks.visits import visit
 from tests.support.programs import needs
 from tests.support.tiny import write_tiny_bundle
 
@@ -80,7 +82,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             going_wrong("dying", DYING),
             going_wrong("wrong", WRONG),
             missing,
-            *known("ours", "fastapi", "bare-asgi"),
+            *known("ours", "fastapi", "fastapi-by-hand", "bare-asgi"),
         ),
         rows=ROWS,
         rounds=1,
@@ -96,17 +98,32 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_those_that_work_are_measured(results: Results) -> None:
-    for name in ("ours", "fastapi", "bare-asgi"):
+    for name in ("ours", "fastapi", "fastapi-by-hand", "bare-asgi"):
         for row in ROWS[:3]:
             cell = results.tables["main"][row][name]
             assert cell.valid, cell.failure
             assert cell.rate > 0
-    assert set(results.tables["pictures"]["sample-16-png-1"]) == {"ours", "fastapi"}
+    assert set(results.tables["pictures"]["sample-16-png-1"]) == {"ours", "fastapi", "fastapi-by-hand"}
     standing = results.standings["ours"]
     assert 0 < standing.cold_starts[0] < 60
     memory = standing.memory[0]
     assert 10 < memory.pss <= memory.rss <= memory.peak
     assert isinstance(memory, Memory)
+
+
+@pytest.mark.parametrize("name", ["fastapi", "fastapi-by-hand"])
+def test_color_is_right_too(name: str, tmp_path: Path) -> None:
+    (contender,) = known(name)
+    workload = Workload(write_tiny_bundle(tmp_path / "tiny", channels=3, height=8, width=10))
+    with visit(contender, Path(sys.executable), workload, cores=1) as visited:
+        for row in {row.request: row for row in (*MAIN_ROWS, *PICTURE_ROWS)}.values():
+            visited.check(row)
+
+
+def test_what_is_handmade_shares_the_environment_of_its_family() -> None:
+    plain, by_hand = known("fastapi", "fastapi-by-hand")
+    assert (plain.role, by_hand.role) == ("peer", "handmade")
+    assert by_hand.installation == plain.installation
 
 
 def test_those_that_fail_are_told_and_stop_nobody(results: Results) -> None:
