@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,20 +34,26 @@ class Answer:
     """What goes back to the client."""
 
     status: int
-    headers: list[Header]
+    headers: Sequence[Header]
     body: bytes
 
 
 def answer(media: str, body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> Answer:
     """An answer with the headers that every body needs. Answers are computed, often with noise: caches keep none."""
-    lines = [
+    lines = _usual_lines(media, len(body))
+    if headers:
+        lines += tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
+    return Answer(status, lines, body)
+
+
+@lru_cache(maxsize=1024)
+def _usual_lines(media: str, length: int) -> tuple[Header, ...]:
+    return (
         (b"content-type", media.encode()),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-length", str(length).encode()),
         (b"cache-control", b"no-store"),
         (b"vary", b"Accept"),
-    ]
-    lines += [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-    return Answer(status, lines, body)
+    )
 
 
 def json_body(document: Mapping[str, object]) -> bytes:

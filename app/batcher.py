@@ -17,14 +17,11 @@ from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.errors import NotReady, QueueTimeout
+from app.outputs import Gather, Outputs, Rows, Run, gathered
 from app.runners import Runners
 from model.bundle.errors import ModelFault
-
-Array = NDArray[np.float32]
-Run = Callable[[Array], tuple[Array, ...]]
 
 ON_THE_SPOT = 0.001
 """Seconds that the event loop may be held up. A thread and back cost a tenth of that where nobody else wants to run;
@@ -54,19 +51,29 @@ class Nobody:
         pass
 
 
+class Promise(Protocol):
+    """Where a result goes, on the event loop: an asyncio.Future, or something cheaper. It is done when it has one, and
+    when nobody waits for it any more."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Outputs, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class _Job:
-    """The rows of one request and how far they got. ``future`` belongs to the event loop, and is done when nobody waits
-    for a result any more."""
+    """The rows of one request and how far they got."""
 
-    rows: Array
-    future: "asyncio.Future[tuple[Array, ...]]"
+    rows: Rows
+    future: Promise
     arrived: float
     asker: Asker
     taken: int = 0
     missing: int = 0
     alarm: asyncio.TimerHandle | None = None
-    parts: dict[int, tuple[Array, ...]] = field(default_factory=dict)
+    parts: dict[int, Outputs] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -75,18 +82,18 @@ class _Slice:
 
     job: _Job
     start: int
-    rows: Array
+    rows: Rows
 
 
-Result = tuple[Array, ...] | Exception
+Result = Outputs | Exception
 
 
 class Batcher:
     """Runs one graph for many requests. ``submit`` on the event loop; ``start`` and ``close`` around.
 
-    ``run`` maps rows (B, ...) to a tuple of arrays (B, ...), rows in the same order; it is called by several threads at
-    a time. A run that raises is repeated for every request's rows alone, and a result that is not finite fails its own
-    request only (ModelFault).
+    ``gather`` makes rows (B, ...) of those of several requests, and ``run`` maps them to a tuple of arrays (B, ...),
+    rows in the same order; both are called by several threads at a time. A run that raises is repeated for every
+    request's rows alone, and a result that is not finite fails its own request only (ModelFault).
 
     ``on_the_spot`` are the seconds that the event loop may be held up in a turn. ``alone``: there is no other core that
     a thread could use, so that what is too much for one turn is left to the next ones.
@@ -99,12 +106,14 @@ class Batcher:
         *,
         max_batch: int,
         deadline: float,
+        gather: Gather = gathered,
         on_the_spot: float = 0.0,
         alone: bool = False,
         on_wait: Callable[[float], None] = lambda seconds: None,
         on_run: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self._run, self._runners, self._max_batch, self._deadline = run, runners, max_batch, deadline
+        self._gather = gather
         self._on_the_spot, self._alone, self._on_wait, self._on_run = on_the_spot, alone, on_wait, on_run
         self._arrived: list[_Job] = []  # in this turn of the event loop
         self._queue: deque[_Job] = deque()  # for the threads; under the runners' lock
@@ -130,19 +139,25 @@ class Batcher:
             self._queue.clear()
             self._tell_loop(waiting)
 
-    def submit(self, rows: Array, asker: Asker = Nobody()) -> "asyncio.Future[tuple[Array, ...]]":  # noqa: B008
+    def submit(self, rows: Rows, asker: Asker = Nobody()) -> "asyncio.Future[Outputs]":  # noqa: B008
         """Run ``rows`` (N, ...), N at least 1. What is cancelled is never computed if its turn has not come yet.
 
         Raises NotReady when the batcher is closed. The future has QueueTimeout when no row was taken within the
         deadline, ModelFault when its own results are not finite or its own rows make the graph fail, or NotReady.
         """
+        if self._loop is None:
+            raise _closed()
+        future = self._loop.create_future()
+        self.add(rows, asker, future)
+        return future
+
+    def add(self, rows: Rows, asker: Asker, promise: Promise) -> None:
+        """`submit` with a promise of one's own, whose methods must not raise."""
         if self._closed or self._loop is None:
             raise _closed()
-        job = _Job(rows, self._loop.create_future(), time.monotonic(), asker, missing=len(rows))
         if not self._arrived:
             self._loop.call_soon(self._end_turn)
-        self._arrived.append(job)
-        return job.future
+        self._arrived.append(_Job(rows, promise, time.monotonic(), asker, missing=len(rows)))
 
     def _end_turn(self) -> None:
         """Run what has arrived, or have it run."""
@@ -159,7 +174,8 @@ class Batcher:
             if fitting < len(jobs):  # in the next turn, when the event loop has seen to everything else
                 self._arrived += jobs[fitting:]
                 self._loop.call_soon(self._end_turn)
-            self._settle(self._results([self._slice(job, room) for job in jobs[:fitting]]))
+            now = time.monotonic()
+            self._settle(self._results([self._slice(job, room, now) for job in jobs[:fitting]]))
             return
         for job in jobs:
             job.alarm = self._loop.call_later(self._deadline, self._expire, job)
@@ -184,13 +200,13 @@ class Batcher:
     def take(self) -> Callable[[], None] | None:
         """Whatever waits now, up to the largest batch."""
         batch: list[_Slice] = []
-        room = self._max_batch
+        room, now = self._max_batch, time.monotonic()
         unfinished: list[_Job] = []
         while self._queue and room > 0:
             job = self._queue.popleft()
             if job.future.done():
                 continue
-            piece = self._slice(job, room)
+            piece = self._slice(job, room, now)
             room -= len(piece.rows)
             batch.append(piece)
             if job.taken < len(job.rows):
@@ -198,9 +214,9 @@ class Batcher:
         self._queue.extend(unfinished)
         return partial(self._run_on_thread, batch) if batch else None
 
-    def _slice(self, job: _Job, room: int) -> _Slice:
+    def _slice(self, job: _Job, room: int, now: float) -> _Slice:
         if job.taken == 0:
-            self._on_wait(time.monotonic() - job.arrived)
+            self._on_wait(now - job.arrived)
         piece = _Slice(job, job.taken, job.rows[job.taken : job.taken + room])
         job.taken += len(piece.rows)
         return piece
@@ -219,11 +235,10 @@ class Batcher:
             return [(piece, error) for piece in batch]
 
     def _compute(self, batch: list[_Slice]) -> list[tuple[_Slice, Result]]:
-        # A lone slice, the usual case of a quiet server, is run without a copy.
-        rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
         began = time.perf_counter()
         try:
-            outputs = self._run(rows)
+            rows = self._gather([piece.rows for piece in batch])
+            outputs = Outputs.whole(self._run(rows))
         except Exception as error:  # whatever a runtime raises must reach the requests, and never end a thread
             if len(batch) == 1:
                 return [(batch[0], error)]
@@ -234,16 +249,19 @@ class Batcher:
         # The fastest of late: what was slower was held up by something else, and would say little of the next run.
         self._pace = min(1.05 * self._pace, seconds / len(rows))
         self._on_run(len(rows), seconds)
+        if len(batch) > 1:
+            finite = all(np.isfinite(output).all() for output in outputs)
+            ends = list(accumulate(len(piece.rows) for piece in batch))
+            parts = [outputs.part(end - len(piece.rows), end) for piece, end in zip(batch, ends, strict=True)]
+            if not finite:  # what is not must have no part in what is made for all
+                parts = [Outputs.whole(part) for part in parts]
+        else:
+            finite, parts = False, [outputs]
         results: list[tuple[_Slice, Result]] = []
-        finite = all(np.isfinite(output).all() for output in outputs)
-        start = 0
-        for piece in batch:
+        for piece, part in zip(batch, parts, strict=True):
             piece.job.asker.ran(len(rows))
-            end = start + len(piece.rows)
-            part = outputs if len(batch) == 1 else tuple(output[start:end] for output in outputs)
             sound = finite or all(np.isfinite(output).all() for output in part)
             results.append((piece, part if sound else ModelFault("a result is not finite")))
-            start = end
         return results
 
     # On the event loop again
@@ -251,7 +269,7 @@ class Batcher:
     def _settle(self, finished: list[tuple[_Slice, Result]]) -> None:
         for piece, result in finished:
             job = piece.job
-            if isinstance(result, tuple) and len(piece.rows) < len(job.rows):
+            if isinstance(result, Outputs) and len(piece.rows) < len(job.rows):
                 job.parts[piece.start] = result
                 job.missing -= len(piece.rows)
                 if job.missing:
@@ -268,9 +286,11 @@ def _closed() -> NotReady:
     return NotReady("The server is shutting down.")
 
 
-def _join(parts: dict[int, tuple[Array, ...]]) -> tuple[Array, ...]:
+def _join(parts: dict[int, Outputs]) -> Outputs:
     """The parts by the row at which they begin, in the order of the rows."""
-    return tuple(np.concatenate(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True))
+    return Outputs.whole(
+        np.concatenate(column) for column in zip(*(parts[start] for start in sorted(parts)), strict=True)
+    )
 
 
 def _tell_all(results: list[tuple[_Job, Result]]) -> None:

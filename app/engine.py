@@ -14,11 +14,13 @@ from app.batcher import ON_THE_SPOT, ON_THE_SPOT_ALONE, Asker, Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.outputs import Gather, Outputs, Rows, Run, gathered
 from app.runners import Runners
 from app.settings import Settings
 from app.shelf import default_name, open_bundles, runs_at_a_time
 from app.tracing import spans
-from model.bundle.runtime import Bundle, Posterior
+from model.bundle.pixels import stack_for_network
+from model.bundle.runtime import Bundle
 
 Array = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -28,6 +30,9 @@ Stage = Literal["read", "latents", "write"]
 logger = logging.getLogger(__name__)
 
 
+_ROWS = {"encoder": "images", "decoder": "latents"}
+
+
 class Model:
     """A bundle behind two batchers, one a graph."""
 
@@ -35,34 +40,32 @@ class Model:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.label = f"{bundle.name}/{bundle.version}"
-        runs = {"encoder": bundle.encode, "decoder": lambda latents: (bundle.decode(latents),)}
+        graphs: dict[str, tuple[Run, Gather]] = {
+            "encoder": (bundle.encode, stack_for_network),
+            "decoder": (lambda latents: (bundle.decode(latents),), gathered),
+        }
         self.batchers: dict[str, Batcher] = {}
         alone = runs_at_a_time(settings) == 1
-        for graph, run in runs.items():
+        for graph, (run, gather) in graphs.items():
             on_wait, on_run = metrics.batch_observers(bundle.name, graph)
             self.batchers[graph] = Batcher(
                 run,
                 runners,
                 max_batch=settings.max_batch,
                 deadline=settings.queue_seconds,
+                gather=gather,
                 on_the_spot=ON_THE_SPOT_ALONE if alone else ON_THE_SPOT,
                 alone=alone,
                 on_wait=on_wait,
                 on_run=on_run,
             )
-        self._encoder, self._decoder = self.batchers["encoder"], self.batchers["decoder"]
         self._span = spans(settings)
 
-    async def encode(self, images: Array, asker: Asker) -> Posterior:
-        """(N, C, H, W) -> mean (N, D), log_variance (N, D). Raises as Batcher.submit does."""
-        with self._span("encoder", images=len(images)):
-            return Posterior(*await self._encoder.submit(images, asker))
-
-    async def decode(self, latents: Array, asker: Asker) -> Array:
-        """(N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
-        with self._span("decoder", latents=len(latents)):
-            (images,) = await self._decoder.submit(latents, asker)
-        return images
+    async def run(self, graph: str, rows: Rows, asker: Asker) -> Outputs:
+        """The graph's outputs for these rows; "encoder": (N, H, W, C), uint8 or float32 in [0, 1], -> mean (N, D),
+        log_variance (N, D); "decoder": float32 (N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
+        with self._span(graph, **{_ROWS[graph]: len(rows)}):
+            return await self.batchers[graph].submit(rows, asker)
 
 
 class Engine:
@@ -194,6 +197,19 @@ class Engine:
         self._receiving -= 1
         self._working += 1
 
+    def admit_whole(self, size: int) -> None:
+        """`admit`, `hold` and `begin` for a request whose body of ``size`` bytes is there. Raises as they do, with
+        nothing to be given back; else `dismiss` and `hold` are called in the end."""
+        self.admit()
+        self._receiving -= 1
+        self._working += 1
+        try:
+            self.hold(size)
+        except Overloaded:
+            self._working -= 1
+            self._held -= size
+            raise
+
     def dismiss(self, *, begun: bool) -> None:
         """The request is over, and was in work if it had ``begun``."""
         if begun:
@@ -209,6 +225,10 @@ class Engine:
         self._held += size
         if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
             raise Overloaded
+
+    def did(self, stage: Stage, seconds: float) -> None:
+        """Count what was done on the spot."""
+        self._observe[stage][1](seconds)
 
     def do(self, stage: Stage, work: Callable[[], Result]) -> Result:
         """Do on the spot, and time. A codec thread does so too; the event loop only what is short.

@@ -5,9 +5,9 @@ something takes its time, and not while a small request is answered within one t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -18,6 +18,9 @@ from app.engine import Engine, Model, Stage
 from app.errors import BodyTimeout, ClientGone, Invalid, TooLarge, invalid_query
 from app.notes import Note, note_of
 from app.schemas import Query
+
+if TYPE_CHECKING:
+    from app.plans import Plan
 
 Q = TypeVar("Q", bound=Query)
 Result = TypeVar("Result")
@@ -155,13 +158,16 @@ class Call:
             self._listener.cancel()
 
 
-Operate = Callable[[Call], Awaitable[Answer]]
+Operate = Callable[[Call], "Plan"]
+"""Plans what a request's head asks for. Raises the 4xx errors of `app.errors`."""
 
 
 async def perform(
     operate: Operate, engine: Engine, scope: Scope, receive: Receive, body: bytes | None = None
 ) -> Answer:
-    """Admit a request and run its operation, unless its client goes away first (ClientGone).
+    """Admit a request, plan and run its operation, unless its client goes away first (ClientGone).
+
+    The note gets the plan.
 
     Admission comes before the body is read, so that an overloaded server says so at once, and again after: a body that
     is slow to come must not take the place of one that is there.
@@ -169,7 +175,8 @@ async def perform(
     call = Call(engine, scope, receive, body)
     engine.admit()
     try:
-        return await operate(call)
+        plan = call.note.plan = operate(call)
+        return await plan.run(call)
     except asyncio.CancelledError:
         if call.client_left():
             raise ClientGone from None

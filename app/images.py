@@ -7,12 +7,15 @@ here are only the forms in which clients send pictures. Synchronous: what is sma
 
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.answers import LIGHT_PIXELS
 from app.bodies import Numbers, number_array, read_json, read_multipart, read_npy
+from app.engine import Model
 from app.errors import Detail, Invalid, TooLarge, translate
 from app.negotiation import JSON, MULTIPART, NPY, PNG
 from app.rectangles import read_rectangle
@@ -20,7 +23,7 @@ from app.schemas import ImagesBody, LatentsBody
 from app.settings import Settings
 from model.bundle.errors import PictureError, PictureTooLarge
 from model.bundle.manifest import ImageSpec
-from model.bundle.pixels import fit_array, fit_picture, read_picture, to_network
+from model.bundle.pixels import fit_array, fit_picture, read_picture, to_unit
 
 LIGHT_BYTES = 256 * 2**10
 """Arrays in so many bytes, and numbers in JSON of just the shape that is wanted, are read in some 2 ms, all of which
@@ -38,7 +41,7 @@ Fitted = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class ImageReader:
-    """Reads the images of one request for one model: float32 (N, C, H, W) in [0, 1].
+    """Reads the images of one request for one model: (N, H, W, C), uint8 or float32 in [0, 1].
 
     ``refuse`` is ``?fit=error``: pictures that would be resized are refused. Raises the 4xx errors of app.errors.
     """
@@ -48,7 +51,7 @@ class ImageReader:
         self._pixels_left = limits.max_total_pixels
         self._usual = (spec.height, spec.width) if spec.channels == 1 else (spec.height, spec.width, spec.channels)
 
-    def of_body(self, kind: str, content_type: str, body: bytes) -> Array:
+    def of_body(self, kind: str, content_type: str, body: bytes) -> Fitted:
         """Images of a body of any type, N from 1 to ``limits.max_items``."""
         most = self._limits.max_items
         if kind == JSON:
@@ -62,9 +65,9 @@ class ImageReader:
             return self._of_array(read_npy(body))
         files = read_multipart(content_type, body, max_files=most) if kind == MULTIPART else [body]
         pointers = [f"/images/{i}" for i in range(len(files))] if kind == MULTIPART else [""]
-        return self._network([self._fit_file(data, at) for data, at in zip(files, pointers, strict=True)])
+        return _together([self._fit_file(data, at) for data, at in zip(files, pointers, strict=True)])
 
-    def at_once(self, kind: str, body: bytes) -> Array | None:
+    def at_once(self, kind: str, body: bytes) -> Fitted | None:
         """Images that are read faster than a thread could take them up: numbers of the model's size, a small PNG.
 
         None for everything else, which `of_body` reads or refuses.
@@ -73,19 +76,19 @@ class ImageReader:
         if kind == NPY and len(body) <= LIGHT_BYTES:
             array = read_npy(body)
             if array.dtype == np.uint8 and array.shape[1:] == self._usual and len(array) <= self._limits.max_items:
-                return to_network(array.reshape(-1, *size, self._spec.channels))
+                return array.reshape(-1, *size, self._spec.channels)
             return self._of_array(array) if array.shape[1:3] == size else None
         if kind == JSON and len(body) <= LIGHT_BYTES:
             return self._of_rectangle(body)
         if kind == PNG and size[0] * size[1] <= LIGHT_PIXELS and _is_small_png(body):
-            return self._network([self._fit_file(body, "")])
+            return self._fit_file(body, "")
         return None
 
-    def _of_array(self, array: Numbers) -> Array:
+    def _of_array(self, array: Numbers) -> Fitted:
         self._check_is_no_single(_bounded(array, (3, 4), self._limits.max_items))
-        return self._network([self._fit_arrays(array, "")])
+        return self._fit_arrays(array, "")
 
-    def _of_rectangle(self, body: bytes) -> Array | None:
+    def _of_rectangle(self, body: bytes) -> Fitted | None:
         """A JSON body of numbers in the model's size; None if it is another, or one with an error to be told."""
         shape, channels = (self._spec.height, self._spec.width), self._spec.channels
         for item in (shape, (*shape, 1)) if channels == 1 else ((*shape, channels),):
@@ -94,14 +97,14 @@ class ImageReader:
             array = read_rectangle(body, "images", item, most=self._limits.max_items)
             if array is not None:
                 try:
-                    return self._network([self._fit_arrays(array, "")])
+                    return self._fit_arrays(array, "")
                 except Invalid:
                     return None
         return None
 
-    def of_json(self, items: Sequence[tuple[object, str]]) -> Array:
+    def of_json(self, items: Sequence[tuple[object, str]]) -> Fitted:
         """JSON images with their pointers: base64 of a picture file, or a nested list [H][W] or [H][W][C]."""
-        return self._network([self._of_item(item, pointer) for item, pointer in items])
+        return _together([self._of_item(item, pointer) for item, pointer in items])
 
     def _check_is_no_single(self, array: Numbers) -> None:
         """By the rule one picture [H,W,C] would be [N,H,W]: H pictures, a pixel or three wide, which nobody meant."""
@@ -144,11 +147,41 @@ class ImageReader:
         except PictureError as error:
             raise translate(error, pointer) from None
 
-    @staticmethod
-    def _network(fitted: Sequence[Fitted]) -> Array:
-        if len(fitted) == 1:
-            return to_network(fitted[0])
-        return np.concatenate([to_network(part) for part in fitted])
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the images of a request are read, from its head: for ``model``, from a body of type ``kind``."""
+
+    model: Model
+    limits: Settings
+    kind: str
+    content_type: str
+    refuse: bool
+
+    def reader(self) -> ImageReader:
+        """For one body."""
+        return ImageReader(self.model.manifest.image, self.limits, refuse=self.refuse)
+
+    def at_once(self, body: bytes) -> Fitted | None:
+        """As `ImageReader.at_once`."""
+        return self.reader().at_once(self.kind, body)
+
+    def read(self, body: bytes) -> Fitted:
+        """As `ImageReader.of_body`."""
+        return self.reader().of_body(self.kind, self.content_type, body)
+
+
+def _together(parts: Sequence[Fitted]) -> Fitted:
+    """All of them in one array: of bytes if they all are."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(part.dtype == np.uint8 for part in parts):
+        return np.concatenate(parts, dtype=np.uint8)
+    return np.concatenate([_as_floats(part) for part in parts])
+
+
+def _as_floats(images: Fitted) -> Array:
+    return to_unit(cast(NDArray[np.uint8], images)) if images.dtype == np.uint8 else cast(Array, images)
 
 
 def _is_small_png(body: bytes) -> bool:

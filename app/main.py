@@ -13,7 +13,7 @@ from app import logs, tracing
 from app.addresses import check_address, check_exposure
 from app.colleagues import Colleagues
 from app.engine import Engine
-from app.protocol import bounded
+from app.express import protocol_of
 from app.seat import SeatedServer
 from app.service import create_app
 from app.settings import Settings, unknown_variables
@@ -86,7 +86,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="auto",  # uvloop where it exists
-        http=bounded(settings.receive_seconds, engine.ledger.enter, service.gate),
+        http=protocol_of(settings.receive_seconds, engine.ledger.enter, service.gate),
         ws="none",
         log_config=None,
         log_level=settings.log_level,

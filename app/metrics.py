@@ -33,6 +33,7 @@ _SECONDS = (
     5.0,
     10.0,
 )
+_UNSORTED = 256
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -77,6 +78,7 @@ class Metrics:
             self._requests, self._duration, self._wait, self._inference, self._batch, self._codec, self._codec_wait,
             self._rejections,
         )  # fmt: skip
+        self._unsorted = 0  # requests and runs since observations were last counted; threads may lose some
         self._of_requests: dict[tuple[str, str, int], tuple[Tally, Tally]] = {}  # found with one look
         self._models: dict[Labels, float] = {}
         about = ("model", "version", "sha256", "provider")
@@ -96,6 +98,7 @@ class Metrics:
             self._of_requests[route, method, status] = counter, duration
         counter.count()
         duration.observe(seconds)
+        self._since()
 
     def batch_observers(self, model: str, graph: str) -> tuple[Callable[[float], None], Callable[[int, float], None]]:
         """For one batcher: what to call with a queue wait, and with the rows and seconds of a run."""
@@ -104,8 +107,17 @@ class Metrics:
         def ran(rows: int, seconds: float) -> None:
             size.observe(rows)
             inference.observe(seconds)
+            self._since()
 
         return wait.observe, ran
+
+    def _since(self) -> None:
+        # Everything that is observed is part of a request or of a run.
+        self._unsorted += 1
+        if self._unsorted >= _UNSORTED:
+            self._unsorted = 0
+            for family in self._families:
+                family.sort_in()
 
     def codec_observers(self, stage: str) -> tuple[Callable[[float], None], Callable[[float], None]]:
         """For one stage: what to call with the wait for a thread, and with the seconds of work."""

@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from pydantic import SecretStr
@@ -63,7 +64,7 @@ class Gate:
         keys: Collection[SecretStr] = (),
         operations: Mapping[tuple[str, str], Operate],
     ) -> None:
-        self._app, self._engine, self._operations = app, engine, operations
+        self._app, self.engine, self._operations = app, engine, operations
         self._keys = [_digest(key.get_secret_value().encode()) for key in keys]
         self._root_path = engine.settings.root_path
         self._spans = spans_module(engine.settings)
@@ -79,7 +80,7 @@ class Gate:
         else:
             await self._app(scope, receive, send)
 
-    async def serve(self, scope: Scope, receive: Receive, way_out: "WayOut", body: bytes | None = None) -> None:
+    async def serve(self, scope: Scope, receive: Receive, way_out: "WayOut", body: bytes | None = None) -> Note:
         """One request, from its head to the last byte of its answer. ``body`` is its body if that is there already."""
         began = time.perf_counter()
         headers = headers_of(scope["headers"])
@@ -116,7 +117,8 @@ class Gate:
         finally:
             if note.route == UNMATCHED:
                 note.route = self._route_of(scope)
-            self._engine.ledger.enter(note, reply.status or CLIENT_GONE, time.perf_counter() - began)
+            self.engine.ledger.enter(note, reply.status or CLIENT_GONE, time.perf_counter() - began)
+        return note
 
     async def _answer(self, scope: Scope, receive: Receive, note: Note, body: bytes | None) -> Answer | None:
         """What an operation or a probe answers; None if the request is for neither."""
@@ -126,10 +128,10 @@ class Gate:
             note.route = path
             if self._spans is not None:
                 self._spans.name_span(note.method, path)
-            return await perform(operate, self._engine, scope, receive, body)
+            return await perform(operate, self.engine, scope, receive, body)
         if path in PROBES and scope["method"] == "GET":
             note.route = path
-            return await PROBES[path](self._engine)
+            return await PROBES[path](self.engine)
         return None
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], note: Note) -> None:
@@ -261,16 +263,25 @@ def request_id_of(headers: Mapping[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id")
     if given is not None and _REQUEST_ID.match(given):
         return given.decode()
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits."""
     # An id, no secret. uuid4() asks the kernel for its bits, which lets another thread have Python's lock.
     return f"{random.getrandbits(128):032x}"
 
 
 def said_of(note: Note) -> list[tuple[bytes, bytes]]:
     """The headers that every answer to this request has."""
-    headers = [(b"x-request-id", note.request_id.encode()), (b"x-content-type-options", b"nosniff")]
-    if note.model is not None:
-        headers.append((b"x-model", note.model.encode()))
-    return headers
+    return [(b"x-request-id", note.request_id.encode()), *said_with(note.model)]
+
+
+@lru_cache(maxsize=256)
+def said_with(model: str | None) -> tuple[Header, ...]:
+    """Those of them that answers of one model share."""
+    always = (b"x-content-type-options", b"nosniff")
+    return (always,) if model is None else (always, (b"x-model", model.encode()))
 
 
 def _digest(key: bytes) -> bytes:

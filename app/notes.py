@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from app.plans import Plan
 
 SCOPE_KEY = "latentserve.note"
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -21,8 +25,9 @@ PREFLIGHT = "preflight"  # what browsers ask before they let a page of another o
 class Note:
     """One request's. ``batch`` is the largest run of a graph that it had a part in, in rows; 0 where none ran.
 
-    ``headers`` are those of its head, each once. ``rejection`` is why it was turned away or given up, in few words;
-    ``error`` what the web framework's part could not answer. Both are None where nothing went wrong.
+    ``headers`` are those of its head, each once; ``plan`` is what they were understood to ask for. ``rejection`` is why
+    it was turned away or given up, in few words; ``error`` what the web framework's part could not answer. All three
+    are None where there is none.
     """
 
     request_id: str
@@ -33,6 +38,7 @@ class Note:
     rejection: str | None = None
     error: Exception | None = None
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    plan: "Plan | None" = None
 
     def ran(self, rows: int) -> None:
         """A graph ran on a batch of ``rows``, and some of them were this request's."""

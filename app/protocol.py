@@ -124,13 +124,16 @@ class BoundedProtocol(HttpToolsProtocol):
         elif cycle.more_body:
             self._waiting = cycle
         else:
-            way_out = _Straight(cycle, self.server_state.default_headers)
-            serving = self.gate.serve(scope, cast(Receive, cycle.receive), way_out, bytes(cycle.body))
-            task = self.loop.create_task(serving)
-            self.tasks.add(task)
-            task.add_done_callback(self._on_straight_end)
+            self._go_straight(self.gate, cycle, scope)
 
-    def _on_straight_end(self, task: "asyncio.Task[None]") -> None:
+    def _go_straight(self, gate: Gate, cycle: RequestResponseCycle, scope: Scope) -> "asyncio.Task[Note]":
+        way_out = _Straight(cycle, self.server_state.default_headers)
+        task = self.loop.create_task(gate.serve(scope, cast(Receive, cycle.receive), way_out, bytes(cycle.body)))
+        self.tasks.add(task)  # type: ignore[arg-type]  # it has a result, which uvicorn does not look at
+        task.add_done_callback(self._on_straight_end)
+        return task
+
+    def _on_straight_end(self, task: "asyncio.Task[Note]") -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.logger.error("an answer could not be sent", exc_info=error)
@@ -292,19 +295,6 @@ class _Straight:
 
     async def forward(self, message: Message) -> None:
         raise NotImplementedError  # operations need no framework
-
-
-def bounded(
-    seconds: float,
-    enter: Callable[[Note, int, float | None], None] = BoundedProtocol.enter,
-    gate: Gate | None = None,
-) -> type[BoundedProtocol]:
-    """The protocol class with this bound, for uvicorn makes its protocols itself.
-
-    ``enter`` hears what it refuses; ``gate`` gets what it takes in whole.
-    """
-    about = {"seconds": seconds, "enter": staticmethod(enter), "gate": gate}
-    return type("BoundedProtocol", (BoundedProtocol,), about)
 
 
 def _too_large() -> HeadTooLarge:

@@ -67,7 +67,7 @@ class Sent(Response):
     """An Answer as Starlette wants it: nothing is rendered or added."""
 
     def __init__(self, answer: Answer) -> None:
-        self.status_code, self.raw_headers, self.body = answer.status, answer.headers, answer.body
+        self.status_code, self.raw_headers, self.body = answer.status, list(answer.headers), answer.body
         self.background = None
 
 

@@ -6,7 +6,7 @@ knows of names, labels and text.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
 Labels = tuple[str, ...]
@@ -30,31 +30,38 @@ def add_up(parts: Iterable[Numbers]) -> dict[Labels, list[float]]:
 class Tally:
     """How often something was observed, by size. ``bounds`` are upper and inclusive; without any it only counts.
 
-    Takes observations from any thread.
+    Takes observations from any thread. ``observe`` merely appends to a list, which is all that a request pays for: who
+    has many of them calls `sort_in` now and then, so that the list stays short.
     """
 
-    __slots__ = ("_bounds", "_counts", "_lock", "_sum")
+    __slots__ = ("_bounds", "_counts", "_lock", "_observed", "_sum", "observe")
 
     def __init__(self, bounds: Sequence[float] = ()) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
         self._lock = Lock()
+        self._observed: list[float] = []
+        self.observe: Callable[[float], None] = self._observed.append
+        """Something happened and was so long, or so large."""
 
     def count(self) -> None:
         """Something happened."""
         with self._lock:
             self._counts[0] += 1
 
-    def observe(self, value: float) -> None:
-        """Something happened and was so long, or so large."""
-        bucket = bisect_left(self._bounds, value)
+    def sort_in(self) -> None:
+        """Count what was observed in its buckets."""
         with self._lock:
-            self._counts[bucket] += 1
-            self._sum += value
+            observed = self._observed[:]
+            del self._observed[: len(observed)]  # what others append meanwhile comes after it
+            for value in observed:
+                self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += sum(observed)
 
     def numbers(self) -> list[float]:
         """The counts of the buckets, the last one being what is beyond all bounds; and the sum."""
+        self.sort_in()
         with self._lock:
             return [*self._counts, self._sum]
 
@@ -72,6 +79,11 @@ class Family:
             return self._tallies[values]
         except KeyError:
             return self._tallies.setdefault(values, Tally(self.bounds))
+
+    def sort_in(self) -> None:
+        """As `Tally.sort_in`, for all of them."""
+        for tally in list(self._tallies.values()):
+            tally.sort_in()
 
     def numbers(self) -> Numbers:
         """All of now."""

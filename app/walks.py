@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from app.bodies import read_json
 from app.errors import Invalid
-from app.images import ImageReader, read_latent
+from app.images import Fitted, ImageReader, read_latent
 from app.schemas import InterpolateBody, TraverseBody
 from app.settings import Settings
 from model.bundle.latents import traverse
@@ -22,7 +22,7 @@ class Points:
 
     latents: Array
     where: list[int]
-    images: Array
+    images: Fitted
     steps: int
     path: Literal["slerp", "linear"]
 
@@ -42,7 +42,7 @@ def read_points(body: bytes, reader: ImageReader, dim: int, limits: Settings) ->
         else:
             pictures.append((point.image, f"/points/{i}/image"))
             where.append(i)
-    images = reader.of_json(pictures) if pictures else np.empty((0,), np.float32)
+    images: Fitted = reader.of_json(pictures) if pictures else np.empty((0,), np.float32)
     return Points(latents, where, images, document.steps, document.path)
 
 

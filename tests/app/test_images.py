@@ -107,8 +107,6 @@ def test_at_once_is_the_long_way(spec: ImageSpec, kind: str, body: bytes) -> Non
     found = reader(spec).at_once(kind, body)
     assert found is not None
     expected = reader(spec).of_body(kind, kind, body)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
     np.testing.assert_array_equal(found, expected, strict=True)
 
 

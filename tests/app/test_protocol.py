@@ -13,7 +13,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.protocol import HEAD_BYTES, bounded
+from app.express import protocol_of
+from app.protocol import HEAD_BYTES
 
 Scenario = Coroutine[object, object, None]
 Run = Callable[[Scenario], None]
@@ -62,10 +63,10 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
-    config = uvicorn.Config(application, http=bounded(SECONDS), ws="none", log_config=None, timeout_keep_alive=60)
+    config = uvicorn.Config(application, http=protocol_of(SECONDS), ws="none", log_config=None, timeout_keep_alive=60)
     state, gone = ServerState(), asyncio.Event()
 
-    class Watched(bounded(SECONDS)):  # type: ignore[misc]  # a class, made by a function
+    class Watched(protocol_of(SECONDS)):  # type: ignore[misc]  # a class, made by a function
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             gone.set()

@@ -12,7 +12,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from app.engine import Engine
-from app.protocol import bounded
+from app.express import protocol_of
 from app.seat import CLOSED, CONNECTION, LEAVE, STARTED, WARM, Seat, SeatedServer
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -63,7 +63,7 @@ class Parent:
         self.channel, theirs = socket.socketpair()
         self.channel.setblocking(False)
         self.app = App()
-        config = uvicorn.Config(self.app, http=bounded(20.0), lifespan="off", log_config=None)
+        config = uvicorn.Config(self.app, http=protocol_of(20.0), lifespan="off", log_config=None)
         self.server = SeatedServer(config, cast(Engine, engine), Seat(0, 1, folder, theirs))
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.settimeout(10)
