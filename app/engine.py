@@ -128,6 +128,7 @@ class Engine:
         try:
             for model in self.models.values():
                 await asyncio.to_thread(model.bundle.warm_up)
+                await asyncio.to_thread(model.bundle.tune, self.settings.max_batch)
         except Exception:
             logger.exception("warm-up failed")
             self._failure = f"The warm-up of {model.label} failed."

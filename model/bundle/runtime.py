@@ -116,6 +116,11 @@ class Bundle:
             self.encode(np.zeros((size, *self.manifest.image.shape), np.float32))
             self.decode(np.zeros((size, self.manifest.latent.dim), np.float32))
 
+    def tune(self, most: int) -> None:
+        """Have both graphs find out how many of ``most`` rows they take best at a time. Raises ModelFault."""
+        for graph in (self._encoder, self._decoder):
+            graph.tune(most)
+
     def self_test(self) -> None:
         """Compare both graphs with the golden sample. Raises BundleError where they differ from what torch gave."""
         golden = self.golden

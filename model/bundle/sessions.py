@@ -5,6 +5,7 @@ run. A graph takes any number of concurrent calls. On a GPU it is called with bu
 """
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,6 +25,11 @@ Session = Any  # onnxruntime ships no types
 _CUDA = "CUDAExecutionProvider"
 # TF32 would round to 10 bits, and an exhaustive search would stall each new batch size for seconds.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+_LEAST_AT_A_TIME = 8
+_TUNING_SECONDS = 0.1
+_TRIES = 3
+_WORTH_A_CALL = 1.03  # a smaller part has to be faster by this factor
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,7 @@ class Graph:
         self._outputs = [tensor.name for tensor in spec.outputs]
         self._input_shape = cast(tuple[int, ...], spec.inputs[0].shape[1:])  # only N is dynamic
         self._shapes = [cast(tuple[int, ...], tensor.shape[1:]) for tensor in spec.outputs]
+        self._at_a_time: int | None = None
 
     def run(self, rows: Floats) -> list[Floats]:
         """Its outputs, float32 (N, ...) each, for the input's N rows. Raises ModelFault where it fails."""
@@ -62,7 +69,7 @@ class Graph:
         if len(rows) == 0:
             return [np.empty(shape, np.float32) for shape in shapes]
         try:
-            results = self._call(rows)
+            results = self._call_in_parts(rows, shapes)
         except Exception as error:  # its own types share no base but this
             raise ModelFault(f"the {self._name} failed") from error
         if [result.shape for result in results] != shapes:
@@ -72,6 +79,39 @@ class Graph:
     def try_out(self) -> None:
         """Run it on one row of zeros. Raises ModelFault where it fails."""
         self.run(np.zeros((1, *self._input_shape), np.float32))
+
+    def tune(self, most: int) -> int:
+        """Find out how many rows at a time are the fastest, of ``most`` and its halves down to 8, and give no more than
+        those to one call from now on. Takes a fraction of a second. Raises ModelFault where the graph fails.
+
+        What a layer makes of many rows does not fit into the cache where the next one would find it: the largest batch
+        is not always the best.
+        """
+        paces: dict[int, float] = {}
+        began, size = time.perf_counter(), most
+        self._at_a_time = None
+        while size >= _LEAST_AT_A_TIME and time.perf_counter() - began < _TUNING_SECONDS:
+            rows = np.zeros((size, *self._input_shape), np.float32)
+            paces[size] = min(self._seconds(rows) for _ in range(_TRIES)) / size
+            size //= 2
+        worth = min(paces.values(), default=0.0) * _WORTH_A_CALL
+        self._at_a_time = max((size for size, pace in paces.items() if pace <= worth), default=most)
+        return self._at_a_time
+
+    def _seconds(self, rows: Floats) -> float:
+        began = time.perf_counter()
+        self.run(rows)
+        return time.perf_counter() - began
+
+    def _call_in_parts(self, rows: Floats, shapes: list[tuple[int, ...]]) -> list[Floats]:
+        step = self._at_a_time
+        if step is None or 2 * len(rows) < 3 * step:  # one that is a little larger is not worth another call
+            return self._call(rows)
+        outputs = [np.empty(shape, np.float32) for shape in shapes]
+        for start in range(0, len(rows), step):
+            for output, part in zip(outputs, self._call(rows[start : start + step]), strict=True):
+                output[start : start + step] = part
+        return outputs
 
     def _call(self, rows: Floats) -> list[Floats]:
         if self._binding is not None:

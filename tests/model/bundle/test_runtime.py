@@ -175,3 +175,31 @@ def test_the_tools_of_onnx_runtime_leave_the_import_path_alone() -> None:
     assert float16().convert_float_to_float16
     assert quantization().quantize_static  # which needs a part of the other's package
     assert sys.path == before
+
+
+@pytest.mark.parametrize("count", [1, 8, 11, 12, 13, 64, 70])
+def test_parts_are_the_whole(bundle: Bundle, count: int) -> None:
+    rows = np.random.default_rng(1).random((count, *bundle.manifest.image.shape), np.float32)
+    latents = np.random.default_rng(2).standard_normal((count, bundle.manifest.latent.dim), np.float32)
+    expected = (*bundle.encode(rows), bundle.decode(latents))
+    bundle.tune(64)
+    for graph in (bundle._encoder, bundle._decoder):
+        assert graph._at_a_time in (8, 16, 32, 64)
+        graph._at_a_time = 8
+    for found, wanted in zip((*bundle.encode(rows), bundle.decode(latents)), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        assert found.shape == wanted.shape
+
+
+def test_the_fastest_size_is_taken_and_a_larger_one_if_it_is_about_as_fast(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = bundle._encoder
+    for seconds, expected in (
+        ({64: 64.0, 32: 31.5, 16: 16.0, 8: 9.0}, 64),
+        ({64: 64.0, 32: 30.0, 16: 14.0, 8: 8.0}, 16),
+        ({64: 64.0, 32: 25.0, 16: 12.4, 8: 6.2}, 32),
+    ):
+        monkeypatch.setattr(graph, "_seconds", lambda rows, seconds=seconds: seconds[len(rows)])
+        assert graph.tune(64) == expected
+    assert graph.tune(4) == 4
