@@ -6,6 +6,7 @@ of nested lists, without the look at what else may be in them. Anything that is 
 for all bodies (`bodies.read_json`, `bodies.number_array`) says what is wrong with it, or reads it.
 """
 
+import math
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from app.decimals import Floats, read_decimals
+
+_MANY = 3900  # numbers: where there are fewer, orjson is as fast as NumPy
+_LARGE = 4096  # bytes: fewer are counted before NumPy has begun
 
 
 def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) -> Floats | None:
@@ -29,9 +32,15 @@ def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) 
     [[0.0, 0.5], [1.0, 2.0]]
     >>> read_rectangle(b'{"latents": [[0, true], [1, 2]]}', "latents", (2,), most=4)
     """
-    count, left = divmod(body.count(b"[") - 1, _brackets(shape))
+    count, left = divmod(_count(body, b"[") - 1, _brackets(shape))
+    if left or not 1 <= count <= most:
+        return None
+    if count * math.prod(shape) >= _MANY and b"-" not in body:
+        decimals = read_decimals(body, key, shape, most=most)
+        if decimals is not None:
+            return decimals
     # struct would take true for 1. A single letter of it is found many times faster than the word.
-    if left or not 1 <= count <= most or body.count(b'"') != 2 or b"u" in body or b"f" in body:
+    if _has_more_quotes(body) or b"u" in body or b"f" in body:
         return None
     try:
         rows: list[Any] = [orjson.loads(body)[key]]
@@ -45,6 +54,19 @@ def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) 
         return None
     array = np.frombuffer(data, np.float32).reshape(count, *shape)
     return array if np.isfinite(array).all() else None  # what is too large for float32 has become infinite
+
+
+def _count(body: bytes, byte: bytes) -> int:
+    """As ``body.count(byte)``, which takes ten times as long for a large body."""
+    if len(body) < _LARGE:
+        return body.count(byte)
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(byte)))
+
+
+def _has_more_quotes(body: bytes) -> bool:
+    """Whether there are more than the two of a single key. A byte is found faster than all of them are counted."""
+    second = body.find(b'"', body.find(b'"') + 1)
+    return body.find(b'"', second + 1) > second
 
 
 def _brackets(shape: tuple[int, ...]) -> int:
