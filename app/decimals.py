@@ -38,7 +38,7 @@ def _digit_masks(words: int) -> NDArray[np.void]:
     return masks.view(f"V{4 * words}")[:, 0]
 
 
-_MOST_WORDS = 5  # "0." and 18 decimals: float64 does not tell more apart
+_MOST_WORDS = 5  # "0." and 18 decimals: of most numbers, float64 has no more
 _MASKS = [_digit_masks(words) for words in range(1, _MOST_WORDS + 1)]
 
 
@@ -130,8 +130,13 @@ def read_decimals(body: bytes, key: str, shape: tuple[int, ...], *, most: int) -
     np.less(np.subtract(text, ord("0"), out=flags.view(np.uint8)), 10, out=flags)
     if decimals.min() < 1 or np.count_nonzero(flags[begin:]) != decimals.sum() + decimals.size:
         return None
-    values = _values(text, starts.reshape(-1), decimals)
-    return None if values is None else values.reshape(count, *shape)
+    read = np.empty(decimals.shape, np.float32)
+    for some in (slice(at, at + _TOGETHER) for at in range(0, decimals.size, _TOGETHER)):
+        values = _values(text, starts.reshape(-1)[some], decimals[some])
+        if values is None:
+            return None
+        read[some] = values
+    return read.reshape(starts.shape)
 
 
 def _places(flags: NDArray[np.bool_]) -> _Places:
@@ -149,8 +154,8 @@ def _places(flags: NDArray[np.bool_]) -> _Places:
     return places
 
 
-def _values(text: _Bytes, starts: _Places, decimals: _Places) -> Floats | None:
-    """The numbers of a digit, a point, and ``decimals`` (N,) digits that begin at ``starts`` (N,); float32 (N,).
+def _values(text: _Bytes, starts: _Places, decimals: _Places) -> NDArray[np.floating[Any]] | None:
+    """The numbers (N,) of a digit, a point, and ``decimals`` (N,) digits that begin at ``starts`` (N,).
 
     None if a point is missing, or if there are digits that would be dropped and yet be told apart.
     """
@@ -179,4 +184,4 @@ def _values(text: _Bytes, starts: _Places, decimals: _Places) -> Floats | None:
     values /= kind(10 ** (size - len("0.")))
     if longest > size - len("0.") and values[decimals > size - len("0.")].min() < 1e-8:
         return None
-    return values.astype(np.float32, copy=False)
+    return values
