@@ -16,10 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Their entries are copied as they are, whatever the byte order. The first goes with "00" to the eight bytes of a
-# uint64: the second is written over these. What is 1 has an entry of its own, at 10,000.
-_STARTS = np.frombuffer(b"".join([b"0.%04d00" % i for i in range(10_000)]) + b"1.000000", np.uint64)
-_ENDS = np.frombuffer(b"".join([b"%04d" % i for i in range(10_000)]), np.uint32)
 _BLANK = b"0.00000000"
 _TOGETHER = 16_384  # so many numbers at a time: what is made of them on the way stays in the cache of the core
 
@@ -57,6 +53,7 @@ def unit_json(pixels: Floats) -> bytes:
     """
     if not (pixels.min() >= 0 and pixels.max() <= 1):  # both are NaN if one value is
         raise ValueError("pixels must be in [0, 1]")
+    four_first, four_last = _digits()
     item, strides = _blank_item(pixels.shape[1:])
     text = np.empty(1 + len(pixels) * len(item), np.uint8)
     first = pixels.ndim  # there are so many brackets before the first number
@@ -70,10 +67,21 @@ def unit_json(pixels: Floats) -> bytes:
         digits = np.rint(scaled, out=scaled).astype(np.int32)
         blanks[some] = np.frombuffer(item, np.uint8)
         high = digits // 10_000
-        starts[some] = _STARTS.take(high)
-        ends[some] = _ENDS.take(digits - high * 10_000)
+        starts[some] = four_first.take(high)
+        ends[some] = four_last.take(digits - high * 10_000)
     text[0], text[-1] = b"[]"  # no comma after the last item
     return text.tobytes()
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """The texts of 0 to 9,999 as the first four decimals and as the last four: made when first needed, in 10 ms.
+
+    They are copied as they are, whatever the byte order. The first have "00" behind them, to the eight bytes of a uint64:
+    the last are written over these. What is 1 has an entry of its own, at 10,000.
+    """
+    first = b"".join([b"0.%04d00" % i for i in range(10_000)]) + b"1.000000"
+    return np.frombuffer(first, np.uint64), np.frombuffer(b"".join([b"%04d" % i for i in range(10_000)]), np.uint32)
 
 
 @lru_cache(maxsize=4)  # an item of large images has megabytes, and a server has one shape or two

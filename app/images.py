@@ -181,7 +181,7 @@ def _together(parts: Sequence[Fitted]) -> Fitted:
 
 
 def _as_floats(images: Fitted) -> Array:
-    return to_unit(cast(NDArray[np.uint8], images)) if images.dtype == np.uint8 else cast(Array, images)
+    return to_unit(cast("NDArray[np.uint8]", images)) if images.dtype == np.uint8 else cast("Array", images)
 
 
 def _is_small_png(body: bytes) -> bool:

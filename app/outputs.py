@@ -40,7 +40,7 @@ class Outputs(tuple[Array, ...]):
             found = self._made[make]
         except KeyError:
             found = self._made[make] = make(*self._batch)
-        return cast(NDArray[Derived], found)[self._rows]
+        return cast("NDArray[Derived]", found)[self._rows]
 
 
 def gathered(parts: Sequence[Rows]) -> Array:

@@ -116,7 +116,7 @@ class Graph:
     def _call(self, rows: Floats) -> list[Floats]:
         if self._binding is not None:
             return self._binding.run(rows)
-        return cast(list[Floats], self._session.run(self._outputs, {self._input: rows}))
+        return cast("list[Floats]", self._session.run(self._outputs, {self._input: rows}))
 
 
 def open_graphs(
