@@ -77,8 +77,8 @@ def unit_json(pixels: Floats) -> bytes:
 def _digits() -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """The texts of 0 to 9,999 as the first four decimals and as the last four: made when first needed, in 10 ms.
 
-    They are copied as they are, whatever the byte order. The first have "00" behind them, to the eight bytes of a uint64:
-    the last are written over these. What is 1 has an entry of its own, at 10,000.
+    They are copied as they are, whatever the byte order. The first have "00" behind them, to the eight bytes of a
+    uint64: the last are written over these. What is 1 has an entry of its own, at 10,000.
     """
     first = b"".join([b"0.%04d00" % i for i in range(10_000)]) + b"1.000000"
     return np.frombuffer(first, np.uint64), np.frombuffer(b"".join([b"%04d" % i for i in range(10_000)]), np.uint32)

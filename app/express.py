@@ -155,10 +155,11 @@ class Errand:
         self._tell(problem_answer(error, self.note))
 
     def _tell(self, answer: Answer) -> None:
+        self._end(answer.status)
         try:
             self._finish(answer, self.note)
-        finally:
-            self._end(answer.status)
+        except Exception:  # which is no business of those who come after it in the batch
+            logger.exception("an answer could not be sent")
 
     def _end(self, status: int) -> None:
         self._over = True
@@ -182,7 +183,6 @@ class ExpressProtocol(BoundedProtocol):
             self.flow.pause_reading()
             return
         if self.lane is not None and self._is_between():
-            self._segment = data
             end = data.find(_END) + len(_END)
             known = self.lane.find(data[:end])
             if known is not None and len(data) == end + known.length and not self.flow.write_paused:
@@ -190,6 +190,7 @@ class ExpressProtocol(BoundedProtocol):
                 if self._errand is not None:
                     self._disarm()
                     return
+            self._segment = data
         super().data_received(data)
         self._segment = b""
 
@@ -214,6 +215,8 @@ class ExpressProtocol(BoundedProtocol):
     def _finish(self, answer: Answer, note: Note) -> None:
         self._errand = None
         assert self.lane is not None  # noqa: S101 (it gave the errand)
+        if self.transport.is_closing():
+            return
         lines = self.lane.head(answer, note, self.server_state.default_headers)
         self.server_state.total_requests += 1
         if self._is_leaving:

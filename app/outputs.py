@@ -16,7 +16,7 @@ Derived = TypeVar("Derived", bound=np.generic)
 class Outputs(tuple[Array, ...]):
     """The outputs of a graph for one request's rows. What all requests of a batch want made of them is made once."""
 
-    _batch: tuple[Array, ...]
+    _batch: tuple[Array, ...] | None  # None if it is this one: in a cycle large arrays would outlive their request
     _rows: slice
     _made: dict[Callable[..., object], object]
 
@@ -24,7 +24,7 @@ class Outputs(tuple[Array, ...]):
     def whole(cls, arrays: Iterable[Array]) -> "Outputs":
         """Those of a whole batch."""
         made = cls(arrays)
-        made._batch, made._rows, made._made = made, slice(None), {}
+        made._batch, made._rows, made._made = None, slice(None), {}
         return made
 
     def part(self, start: int, stop: int) -> "Outputs":
@@ -39,7 +39,7 @@ class Outputs(tuple[Array, ...]):
         try:
             found = self._made[make]
         except KeyError:
-            found = self._made[make] = make(*self._batch)
+            found = self._made[make] = make(*(self if self._batch is None else self._batch))
         return cast("NDArray[Derived]", found)[self._rows]
 
 

@@ -113,9 +113,10 @@ def on_either_loop(test: Callable[..., Coroutine[object, object, None]]) -> Call
 
 @asynccontextmanager
 async def bench(
-    tiny: Path, *, straight: bool = True, seconds: float = LONG, keep_alive: float = LONG
+    tiny: Path, *, straight: bool = True, seconds: float = LONG, keep_alive: float = LONG, **more: object
 ) -> AsyncIterator[Bench]:
-    service = create_app(Settings(models=(tiny,), parallel_runs=1, receive_seconds=seconds))
+    values = {"models": (tiny,), "parallel_runs": 1, "receive_seconds": seconds} | more
+    service = create_app(Settings.model_validate(values))
     asgi: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,9 @@
 """The laws of batching: rows never mix, mates do not matter, the cancelled are not computed."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import NotReady, QueueTimeout
+from app.outputs import Array, Outputs
 from model.bundle.errors import ModelFault
 from tests.app.batching import Graph, Run, batching, queued, rows, warm
 
@@ -262,3 +265,30 @@ def test_closing_in_the_same_turn_refuses(run: Run, count: int) -> None:
         assert count > 1 or graph.batches == []
 
     run(scenario())
+
+
+def test_outputs_go_with_their_last_reader() -> None:
+    whole = Outputs.whole([np.zeros((4, 2), np.float32)])
+    part = whole.part(1, 3)
+    assert part.of(np.square).shape == (2, 2)
+    assert whole.of(np.square) is not None
+    arrays = weakref.ref(whole[0])
+    gc.disable()
+    try:
+        del whole, part
+        assert arrays() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_made_of_outputs_is_made_once() -> None:
+    calls = []
+
+    def double(values: Array) -> Array:
+        calls.append(len(values))
+        return 2 * values
+
+    whole = Outputs.whole([np.arange(8, dtype=np.float32).reshape(4, 2)])
+    parts = [whole.part(0, 1), whole.part(1, 4)]
+    assert [part.of(double).tolist() for part in parts] == [[[0, 2]], [[4, 6], [8, 10], [12, 14]]]
+    assert calls == [4]

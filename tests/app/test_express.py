@@ -239,6 +239,41 @@ async def test_a_server_that_takes_no_more_says_so(tiny: Path, how: str, monkeyp
 
 
 @on_either_loop
+async def test_a_key_is_part_of_the_head(tiny: Path) -> None:
+    async with bench(tiny, api_keys="secret") as server:
+        took = watch(lane_of(server))
+        client = await server.connect()
+        for key, status in (
+            ("wrong", 401),
+            ("secret", 200),
+            ("secret", 200),
+            ("wrong", 401),
+            ("", 401),
+            ("secret", 200),
+        ):
+            client.say(SAMPLE.replace(b"Host", b"X-API-Key: %s\r\nHost" % key.encode()))
+            assert (await client.hear()).status_code == status
+        assert took == [True, True]
+
+
+@on_either_loop
+async def test_one_that_cannot_be_answered_is_no_business_of_the_others(tiny: Path) -> None:
+    async with bench(tiny) as server:
+        clients = [await server.connect(SAMPLE) for _ in range(3)]
+        took = watch(lane_of(server))
+        gate, _ = await server.hold(clients[0], SAMPLE)
+        for client in clients[1:]:
+            client.say(SAMPLE)
+        await asyncio.sleep(0.05)
+        next(iter(server.server.server_state.connections)).transport.abort()
+        gate.set()
+        heard_of = await asyncio.gather(*(client.hear() for client in clients), return_exceptions=True)
+        assert sorted(not isinstance(each, BaseException) for each in heard_of) == [False, True, True]
+        assert took == [True, True, True]
+        await server.counts()
+
+
+@on_either_loop
 async def test_a_model_that_fails(overflowing: Path) -> None:
     async with bench(overflowing) as server:
         took = watch(lane_of(server))
