@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from app.batcher import ON_THE_SPOT, ON_THE_SPOT_ALONE, Asker, Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
 from app.ledger import Ledger
+from app.memory import trim
 from app.metrics import Metrics
 from app.outputs import Gather, Outputs, Rows, Run, gathered
 from app.runners import Runners
@@ -129,6 +130,7 @@ class Engine:
             for model in self.models.values():
                 await asyncio.to_thread(model.bundle.warm_up)
                 await asyncio.to_thread(model.bundle.tune, self.settings.max_batch)
+            await asyncio.to_thread(trim)
         except Exception:
             logger.exception("warm-up failed")
             self._failure = f"The warm-up of {model.label} failed."
