@@ -33,6 +33,7 @@ with quick_exit():
     from model.bundle.store import open_bundle
 
 TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
+READY_MADE = "cifar10, folder, mnist, mnist-iwae-5, mnist-iwae-50, mnist-mlp, mnist-static-mlp, smoke"
 WRONG_USAGE, INTERRUPTED = 2, 130
 
 cli = typer.Typer(
@@ -141,7 +142,7 @@ def _training(interrupted: str = "interrupted") -> Iterator[Console]:
 
 @cli.command()
 def train(
-    config: Annotated[str, typer.Argument(help="TOML file, run folder, or one of folder, mnist, mnist-mlp, smoke.")],
+    config: Annotated[str, typer.Argument(help=f"TOML file, run folder, or one of {READY_MADE}.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
@@ -159,11 +160,12 @@ def train(
     if version is not None and publish is None:
         raise typer.BadParameter("is of the bundle that --publish makes: give both", param_hint="--version")
     with _training() as console:
-        from training.launch import Publication, launch, resolve
+        from training.launch import Publication, explain, launch, resolve
 
         resolved, folder = resolve(config, settings or [], run)
         if dry_run:
             typer.echo(resolved.model_dump_json(indent=2))
+            explain(resolved, Console(stderr=True))  # what is on stdout is a configuration
         elif not launch(resolved, folder, Publication(publish, version), data_dir, resume=resume, console=console):
             raise typer.Exit(INTERRUPTED)
 

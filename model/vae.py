@@ -5,10 +5,11 @@ r"""A variational autoencoder (Kingma and Welling, 2014): encoder, posterior, de
     image x (N, C, H, W)                                             noise e (N, D) ~ N(0, I)
         │ encoder                                                        │
         ▼                                                                ▼
-    raw (N, 2 D) ── DiagonalGaussian.from_raw ──► q(z|x) ── reparameterize ──► latent z (N, D)
+    raw (N, P) ── posterior family ──────────► q(z|x) ── draw ──► latent z (N, D), log q(z|x) (N,)
                                                     │                            │ decoder
-                                                    │ kl                         ▼
-                                                    │                     parameters (N, C, H, W)
+                                                    │ closed form, or log q - log p
+                                                    │                            ▼
+                                                    │                     parameters (N, C', H, W)
                                                     │                            │ likelihood.log_prob(., x)
                                                     ▼                            ▼
                                              rate (N,) nats  +  distortion (N,) nats  =  -ELBO (N,)
@@ -19,13 +20,14 @@ The prior is N(0, I). Noise is an argument: the caller owns the seed.
 from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from model.likelihoods import LikelihoodSettings, build_likelihood
-from model.networks.conv import ConvSettings, conv_decoder, conv_encoder
-from model.networks.mlp import MLPSettings, mlp_decoder, mlp_encoder, start_at_mean_image
-from model.posteriors import DiagonalGaussian
+from model.networks.build import NetworkSettings, build_networks
+from model.networks.mlp import MLPSettings, start_at
+from model.posteriors import Posterior, standard_normal_log_density
+from model.posteriors.families import DiagonalSettings, PosteriorSettings, build_family, check_dimension
 
 
 class Architecture(BaseModel):
@@ -33,8 +35,14 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     latent_dim: int = Field(gt=0, le=4096)
-    network: Annotated[MLPSettings | ConvSettings, Field(discriminator="kind")]
+    network: Annotated[NetworkSettings, Field(discriminator="kind")]
+    posterior: Annotated[PosteriorSettings, Field(discriminator="kind")] = DiagonalSettings()
     likelihood: Annotated[LikelihoodSettings, Field(discriminator="family")]
+
+    @model_validator(mode="after")
+    def _posterior_fits_the_latent(self) -> "Architecture":
+        check_dimension(self.posterior, self.latent_dim)
+        return self
 
 
 class ELBO(NamedTuple):
@@ -56,21 +64,13 @@ class VAE(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.shape = shape
-        self.encoder: nn.Module
-        self.decoder: nn.Module
         dimension = architecture.latent_dim
-        match architecture.network:
-            case MLPSettings() as settings:
-                self.encoder, self.decoder = (
-                    mlp_encoder(settings, shape, 2 * dimension),
-                    mlp_decoder(settings, shape, dimension),
-                )
-            case ConvSettings() as settings:
-                self.encoder, self.decoder = (
-                    conv_encoder(settings, shape, 2 * dimension),
-                    conv_decoder(settings, shape, dimension),
-                )
-        self.likelihood = build_likelihood(architecture.likelihood)
+        self.family = build_family(architecture.posterior, dimension)
+        parameters = (architecture.likelihood.channels(shape[0]), *shape[1:])
+        self.encoder, self.decoder = build_networks(
+            architecture.network, shape, self.family.outputs, dimension, parameters
+        )
+        self.likelihood = build_likelihood(architecture.likelihood, shape[0])
 
     def start_at(self, mean_image: Tensor) -> None:
         """Let a fresh decoder begin at the mean of the training images, ``(C, H, W)`` in [0, 1].
@@ -80,20 +80,25 @@ class VAE(nn.Module):
         """
         match self.architecture.network, self.decoder:
             case MLPSettings(), nn.Sequential() as decoder:
-                start_at_mean_image(decoder, mean_image)
+                start_at(decoder, self.likelihood.parameters_for(mean_image))
 
     @property
     def latent_dim(self) -> int:
         """D."""
         return self.architecture.latent_dim
 
-    def posterior(self, images: Tensor) -> DiagonalGaussian:
-        """q(z|x) of images ``(N, C, H, W)`` in [0, 1]; float32 even under autocast, since exp() follows."""
-        raw: Tensor = self.encoder(images)
-        return DiagonalGaussian.from_raw(raw.float())
+    def posterior(self, images: Tensor, *, autocast: bool = False) -> Posterior:
+        """q(z|x) of images ``(N, C, H, W)`` in [0, 1].
+
+        With ``autocast`` the encoder runs in bfloat16; what is made of its output is float32, since exp() follows.
+        """
+        with self._autocast(images, enabled=autocast):
+            raw: Tensor = self.encoder(images)
+        posterior: Posterior = self.family(raw.float())
+        return posterior
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The likelihood's parameters ``(N, C, H, W)``, float32, for latents ``(N, D)``."""
+        """The likelihood's parameters ``(N, C', H, W)``, float32, for latents ``(N, D)``."""
         parameters: Tensor = self.decoder(latents)
         return parameters.float()
 
@@ -102,12 +107,20 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decode(latents))
 
     def elbo(self, images: Tensor, noise: Tensor, *, autocast: bool = False) -> ELBO:
-        """One-sample estimate of both halves for images ``(N, C, H, W)`` and noise ``(N, D)``; the rate is in closed
-        form.
+        """One-sample estimate of both halves for images ``(N, C, H, W)`` and noise ``(N, D)``. The rate is in closed
+        form where the posterior has one, else log q(z|x) - log p(z) of the same sample.
 
-        With ``autocast`` the networks run in bfloat16; densities and divergences are float32 in any case.
+        With ``autocast`` the networks run in bfloat16; posteriors, densities and divergences are float32 in any case.
         """
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
-            posterior = self.posterior(images)
-            parameters = self.decode(posterior.reparameterize(noise))
-        return ELBO(distortion=-self.likelihood.log_prob(parameters, images), rate=posterior.kl().sum(-1))
+        posterior = self.posterior(images, autocast=autocast)
+        latent, log_density = posterior.draw(noise)
+        with self._autocast(images, enabled=autocast):
+            parameters = self.decode(latent)
+        rate = posterior.rate()
+        if rate is None:
+            rate = log_density - standard_normal_log_density(latent)
+        return ELBO(distortion=-self.likelihood.log_prob(parameters, images), rate=rate)
+
+    @staticmethod
+    def _autocast(images: Tensor, *, enabled: bool) -> torch.autocast:
+        return torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled)

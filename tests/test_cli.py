@@ -262,7 +262,16 @@ def test_dry_run_prints_the_resolved_configuration_and_does_nothing(run: Vae) ->
     assert list(Path().iterdir()) == []
 
 
-READY_MADE = ("folder", "mnist", "mnist-mlp", "smoke")
+def test_dry_run_tells_what_the_configuration_means_beside_it(run: Vae) -> None:
+    outcome = run("train", "mnist", "--set", "objective.kind=elbo", "--set", "objective.beta=784", "--dry-run")
+    assert json.loads(outcome.out)["objective"]["beta"] == 784
+    first, second, *_, last = outcome.err.splitlines()
+    assert first == "objective: minimizes distortion + 784 rate, with one latent an image"
+    assert second == "validation: -ELBO at beta = 1 is reported, and the weights where it is lowest are kept"
+    assert last.startswith("warning: beta / distortion_weight = 784 is C*H*W: this is what averaging the distortion")
+
+
+READY_MADE = ("cifar10", "folder", "mnist", "mnist-iwae-5", "mnist-iwae-50", "mnist-mlp", "mnist-static-mlp", "smoke")
 
 
 def test_the_help_names_every_ready_made_configuration(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ folder.
 from dataclasses import dataclass
 
 from model.bundle.manifest import Estimate, Manifest, Metrics
-from model.networks.conv import ConvSettings, sizes
-from model.networks.mlp import MLPSettings
 from model.posteriors import LOG_VARIANCE_LIMIT
+from training import anatomy
 from training.config import RunConfig
 from training.loop import Plan
+from training.objectives.words import chooses, paragraph
 from training.optimization import warmup
 from training.precision import words
 from training.run import Provenance
@@ -76,6 +76,7 @@ def _data(facts: Facts) -> str:
 
 
 def _architecture(facts: Facts) -> str:
+    config, manifest = facts.config.model, facts.manifest
     encoder, decoder = facts.parameters["encoder"], facts.parameters["decoder"]
     return "\n".join(
         [
@@ -83,11 +84,11 @@ def _architecture(facts: Facts) -> str:
             "",
             "| part | what it is | parameters |",
             "|---|---|---:|",
-            f"| encoder | {_network(facts)} | {encoder:,} |",
+            f"| encoder | {anatomy.encoder(config.network, manifest.image)} | {encoder:,} |",
             f"| posterior q(z\\|x) | diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g} | |",
             f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
-            f"| decoder | {_decoder(facts)} | {decoder:,} |",
-            f"| likelihood p(x\\|z) | {_likelihood(facts)} | |",
+            f"| decoder | {anatomy.decoder(config.network)} | {decoder:,} |",
+            f"| likelihood p(x\\|z) | {anatomy.likelihood(config.likelihood, manifest.likelihood)} | |",
         ]
     )
 
@@ -104,12 +105,11 @@ def _training(facts: Facts) -> str:
     average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
     return (
         "## Training\n\n"
-        "Minimizes -ELBO = distortion + rate, with one latent an image: distortion is -log p(x|z) summed over pixels "
-        "and channels, rate is KL(q(z|x) || p(z)) in closed form summed over latent dimensions, both in nats and "
-        "averaged over images only; neither is weighted.\n\n"
+        f"{paragraph(facts.config.objective)}\n\n"
         f"AdamW, {count(o.epochs, 'epoch')} at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} "
         f"falling on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
-        f"{average} with the lowest validation -ELBO, of step {facts.step:,}, is what this bundle holds."
+        f"{average} with the lowest validation {chooses(facts.config.objective)}, of step {facts.step:,}, is what this "
+        "bundle holds."
         + (f" Training was not finished: it stood at step {facts.stopped:,} of {total:,}." if facts.stopped else "")
     )
 
@@ -175,7 +175,7 @@ def _remarks(facts: Facts, metrics: Metrics) -> list[str]:
             "grows tighter with k. Numbers compare only with the same k, split and binarization."
         )
     match facts.manifest.likelihood.family, facts.manifest.likelihood.binarization:
-        case "gaussian", _:
+        case "gaussian" | "continuous-bernoulli", _:
             remarks.append(
                 "The likelihood is a density on pixels scaled to [0, 1], so these nats can have either sign. They do "
                 "not compare with discrete likelihoods, and there are no bits per dimension."
@@ -184,6 +184,11 @@ def _remarks(facts: Facts, metrics: Metrics) -> list[str]:
             remarks.append(
                 "The model has a Bernoulli likelihood and the pixels are grey, not binary: distortion is a "
                 "cross-entropy, and nothing in this table is, or bounds, a likelihood."
+            )
+        case "discretized-logistic" | "categorical", _:
+            remarks.append(
+                "The likelihood gives each of the 256 levels of a pixel its probability. Bits per dimension compare "
+                "with those of other models of the same 8-bit images; resized or recompressed images are other images."
             )
     return remarks
 
@@ -240,38 +245,3 @@ def _provenance(facts: Facts) -> str:
 
 def _tone(facts: Facts) -> str:
     return "grey" if facts.manifest.image.channels == 1 else "color"
-
-
-def _network(facts: Facts) -> str:
-    match facts.config.model.network:
-        case MLPSettings(hidden=hidden, activation=activation):
-            return f"fully connected, {' and '.join(map(str, hidden))} hidden units, {activation}"
-        case ConvSettings() as conv:
-            levels = sizes(facts.manifest.image.height, facts.manifest.image.width)
-            path = ", ".join(f"{height}x{width}" for height, width in levels)
-            return (
-                f"convolutional, {path} pixels, {conv.channels} to at most {conv.max_channels} "
-                f"channels, residual blocks at each size: {conv.blocks}, then {conv.hidden} hidden units"
-            )
-
-
-def _decoder(facts: Facts) -> str:
-    match facts.config.model.network:
-        case MLPSettings():
-            return "the encoder's layers in reverse"
-        case ConvSettings() as conv:
-            return (
-                f"convolutional: {conv.hidden} hidden units, then the encoder's sizes, channels and residual blocks in "
-                "reverse, each size from the one before by sub-pixel convolution"
-            )
-
-
-def _likelihood(facts: Facts) -> str:
-    likelihood = facts.manifest.likelihood
-    if likelihood.family == "bernoulli":
-        return "Bernoulli, independent pixels" + (
-            "; the pixels are grey, so this is no likelihood of them" if likelihood.binarization == "none" else ""
-        )
-    learned = facts.config.model.likelihood.family == "gaussian" and facts.config.model.likelihood.scale is None
-    origin = "learned" if learned else "fixed"
-    return f"Gaussian, independent pixels on [0, 1], one scale of {likelihood.scale:.4g} ({origin})"

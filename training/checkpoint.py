@@ -28,6 +28,7 @@ class Progress:
 
     step: int = 0
     best_negative_elbo: float | None = None
+    """The lowest value that validation judged by: -ELBO, unless the objective has a better judge."""
     best_step: int | None = None
     validations_without_improvement: int = 0
     finished: bool = False

@@ -12,13 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from model.bundle.files import expand_home
 from model.bundle.manifest import ImageSpec, Name
+from model.networks.build import check_size
 from model.vae import Architecture
 from training.errors import ConfigError
+from training.objectives.settings import ElboSettings, ObjectiveSettings
 from training.problems import in_words
+from training.section import Section
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -27,12 +30,6 @@ CONFIG_FILE = "config.json"
 """In a run folder: the whole of its configuration."""
 
 HomePath = Annotated[Path, AfterValidator(expand_home)]
-
-
-class Section(BaseModel):
-    """A frozen table of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -128,17 +125,36 @@ class RunConfig(Section):
     image: ImageSpec
     model: Architecture
     data: DataConfig
+    objective: ObjectiveSettings = ElboSettings(kind="elbo")
     optimization: OptimizationConfig
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _network_fits_the_image(self) -> "RunConfig":
+        check_size(self.model.network, self.image.height, self.image.width)
+        return self
+
+    @model_validator(mode="after")
     def _binarization_fits_the_likelihood(self) -> "RunConfig":
-        bernoulli = self.model.likelihood.family == "bernoulli"
-        if not bernoulli and self.data.binarization != "none":
+        if self.model.likelihood.support != "binary" and self.data.binarization != "none":
             raise ValueError(
                 f"data.binarization = '{self.data.binarization}' makes binary pixels, which a "
                 f"{self.model.likelihood.family} likelihood does not describe: use 'none', or a bernoulli likelihood"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits_the_run(self) -> "RunConfig":
+        objective, posterior = self.objective, self.model.posterior.kind
+        if objective.posteriors is not None and posterior not in objective.posteriors:
+            kinds = " or ".join(objective.posteriors)
+            raise ValueError(
+                f"[objective] as it stands is defined for a posterior of kind {kinds}: model.posterior is {posterior}"
+            )
+        if objective.kind == "beta-tc" and self.optimization.batch_size < 2:
+            raise ValueError(
+                "objective.kind = 'beta-tc' compares the images of a batch: set optimization.batch_size to 2 or more"
             )
         return self
 

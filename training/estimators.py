@@ -9,7 +9,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships
 from torch import Generator, Tensor
 
 from model.bundle.manifest import Estimate
-from model.posteriors import DiagonalGaussian, standard_normal_log_density
+from model.posteriors import Posterior, standard_normal_log_density
 from model.vae import VAE
 
 
@@ -21,7 +21,7 @@ class ImageEstimates(NamedTuple):
     distortion: Tensor
     """-E_q[log p(x|z)], over the same k samples."""
     rate: Tensor
-    """KL(q || p) in closed form."""
+    """KL(q || p): in closed form where the posterior has one, else log q - log p over the same k samples."""
     effective_sample_size: Tensor
     """Of the k importance weights, between 1 and k."""
 
@@ -90,23 +90,26 @@ def estimate_images(
     at_a_time = at_a_time or chunk * len(images)
     posterior = encode(model, images, at_a_time)
     weights = LogMeanExp()
-    distortion = torch.zeros(images.shape[0], dtype=torch.float64, device=images.device)
+    distortion, sampled_rate = torch.zeros(2, images.shape[0], dtype=torch.float64, device=images.device)
     for done in range(0, k, chunk):
         count = min(chunk, k - done)
         noise = torch.randn(count, *posterior.mean.shape, generator=generator, device=images.device)
-        latents = posterior.reparameterize(noise)
+        latents, log_density = posterior.draw(noise)
         log_likelihood = _log_likelihood(model, images, latents, at_a_time)
-        log_weight = log_likelihood + standard_normal_log_density(latents) - posterior.log_density(latents)
-        weights.add(log_weight)
+        log_ratio = log_density - standard_normal_log_density(latents)
+        weights.add(log_likelihood - log_ratio)
         distortion -= log_likelihood.double().sum(0)
-    rate = posterior.kl().sum(-1).double()
+        sampled_rate += log_ratio.double().sum(0)
+    closed_rate = posterior.rate()
+    rate = sampled_rate / k if closed_rate is None else closed_rate.double()
     return ImageEstimates(weights.value(), distortion / k, rate, weights.effective_sample_size())
 
 
-def encode(model: VAE, images: Tensor, at_a_time: int) -> DiagonalGaussian:
-    """The posteriors of images ``(N, C, H, W)``, ``at_a_time`` of them at a time."""
-    pieces = [model.posterior(piece) for piece in torch.split(images, at_a_time)]
-    return DiagonalGaussian(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+def encode(model: VAE, images: Tensor, at_a_time: int) -> Posterior:
+    """The posteriors of images ``(N, C, H, W)``, which are encoded ``at_a_time`` at a time."""
+    raw = torch.cat([model.encoder(piece).float() for piece in torch.split(images, at_a_time)])
+    posterior: Posterior = model.family(raw)
+    return posterior
 
 
 def _log_likelihood(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tensor:

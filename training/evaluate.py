@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
@@ -16,12 +16,13 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle.files import write_text_atomically
 from model.bundle.manifest import EffectiveSampleSize, Estimate, Metrics, Protocol
+from model.posteriors import DiagonalGaussian
 from model.vae import VAE
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.data.splits import choose
 from training.device import choose_device, prepare
-from training.errors import DataError, NonFiniteMetric
+from training.errors import ConfigError, DataError, NonFiniteMetric
 from training.estimators import ImageEstimates, encode, estimate_images, mean_over_images
 from training.feed import Feed
 from training.images import held_out_images
@@ -29,6 +30,7 @@ from training.memory import images_at_a_time
 from training.objective import binarize
 from training.observers import EvaluationProgress
 from training.parallel import map_side_by_side
+from training.reconstruction import Reconstruction, pixel, reconstruction_table, squared_errors
 from training.run import RunFolder, git_commit, library_versions
 from training.trained import load_best_into
 from training.words import count, say
@@ -36,6 +38,7 @@ from training.words import count, say
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
 # exceeds this.
 ACTIVE_VARIANCE = 0.01
+_MEASURED: TypeAdapter[Metrics | Reconstruction] = TypeAdapter(Metrics | Reconstruction)
 
 
 def evaluate_run(
@@ -45,10 +48,11 @@ def evaluate_run(
     console: Console,
     importance_samples: int | None = None,
     images: int | None = None,
-) -> Metrics:
+) -> Metrics | Reconstruction:
     """Evaluate the best weights of a run on the test split, print a table, write metrics.json.
 
-    A metrics.json of more images or more importance samples of these weights stays.
+    A metrics.json of more images or more importance samples of these weights stays. Of a plain autoencoder there is
+    nothing to measure but its reconstructions.
 
     Args:
         importance_samples: k, instead of the configuration's.
@@ -58,6 +62,9 @@ def evaluate_run(
         ConfigError, DataError, CheckpointError, NonFiniteMetric: as their docstrings say.
     """
     config = _with_overrides(run.config(), importance_samples=importance_samples, images=images)
+    plain = config.objective.kind == "autoencoder"
+    if plain and importance_samples is not None:
+        raise ConfigError(f"{run.folder}: an autoencoder has no bound that takes importance samples")
     device = choose_device(config.device)
     prepare(device, config.threads)
     model = VAE(config.model, config.image.shape)
@@ -69,19 +76,27 @@ def evaluate_run(
     if len(test) < 2:
         raise DataError(f"{test.name}: one test image says nothing of others: two or more are needed to measure")
     test = _part(test, config)
-    with EvaluationProgress(f"L_{config.evaluation.importance_samples} of {test.name}", len(test), console) as progress:
-        metrics = measure(model, test, config, device, step=step, advance=progress)
+    what = "reconstruction error" if plain else f"L_{config.evaluation.importance_samples}"
+    metrics: Metrics | Reconstruction
+    with EvaluationProgress(f"{what} of {test.name}", len(test), console) as progress:
+        if plain:
+            metrics = measure_reconstruction(model, test, config, device, step=step, advance=progress)
+        else:
+            metrics = measure(model, test, config, device, step=step, advance=progress)
     kept = _weightier(run, metrics.protocol)
     if kept is None:
         write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
-    console.print(summary(metrics))
+    console.print(reconstruction_table(metrics) if isinstance(metrics, Reconstruction) else summary(metrics))
     if kept is not None:
         say(
             console,
-            f"Not written: {run.metrics_file} keeps what was measured on {count(kept.images, 'image')} with "
-            f"{count(kept.importance_samples or 0, 'importance sample')} each.",
+            f"Not written: {run.metrics_file} keeps what was measured on {count(kept.images, 'image')}"
+            + (f" with {count(kept.importance_samples, 'importance sample')} each" if kept.importance_samples else "")
+            + ".",
         )
-    if metrics.negative_log_likelihood is None:
+    if isinstance(metrics, Reconstruction):
+        console.print("A plain autoencoder has no rate, no ELBO and no likelihood.", highlight=False)
+    elif metrics.negative_log_likelihood is None:
         console.print(
             "Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.",
             highlight=False,
@@ -93,7 +108,7 @@ def _weightier(run: RunFolder, protocol: Protocol) -> Protocol | None:
     """The protocol of metrics.json where it is of the same weights and says more than this one: a quick look at a few
     images must not cost the hours of a measurement."""
     try:
-        stored = Metrics.model_validate_json(run.metrics_file.read_bytes()).protocol
+        stored = _MEASURED.validate_json(run.metrics_file.read_bytes()).protocol
     except (FileNotFoundError, ValidationError):  # nothing, or nothing that could be used
         return None
     size, samples = protocol.images, protocol.importance_samples or 0
@@ -126,8 +141,9 @@ def measure(
     estimates = ImageEstimates(*(torch.cat(parts) for parts in zip(*(b.estimates for b in batches), strict=True)))
     means, errors = torch.cat([batch.means for batch in batches]), torch.cat([batch.errors for batch in batches])
     _require_finite({**estimates._asdict(), "posterior_mean": means, "reconstruction_error": errors})
-    has_likelihood = config.model.likelihood.family != "bernoulli" or binarization != "none"
-    discrete = config.model.likelihood.family == "bernoulli" and binarization != "none"
+    support = config.model.likelihood.support
+    has_likelihood = support != "binary" or binarization != "none"
+    discrete = has_likelihood and support != "interval"
     nats_per_bit_per_image = math.log(2) * math.prod(config.image.shape)
     negative_log_likelihood = -estimates.log_likelihood
     sample_size = estimates.effective_sample_size
@@ -138,20 +154,42 @@ def measure(
         negative_log_likelihood=mean_over_images(negative_log_likelihood) if has_likelihood else None,
         effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
         active_units=_active_units(means),
-        kl_per_dimension=tuple(torch.cat([batch.divergences for batch in batches]).double().mean(0).tolist()),
+        kl_per_dimension=_kl_per_dimension(torch.cat([batch.divergences for batch in batches])),
         reconstruction_error=mean_over_images(errors),
         bits_per_dim=mean_over_images(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
-        protocol=Protocol(
-            dataset=test.name,
-            split=test.split,
-            images=len(test),
-            binarization=binarization,
-            importance_samples=evaluation.importance_samples,
-            seed=config.seed,
-            step=step,
-            git_commit=git_commit(),
-            libraries=library_versions(),
-        ),
+        protocol=_protocol(test, config, step, evaluation.importance_samples),
+    )
+
+
+def measure_reconstruction(
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
+) -> Reconstruction:
+    """The reconstruction error of a plain autoencoder on a test set; ``advance`` as of ``measure``."""
+    feed = Feed(test, device)
+    at_a_time = images_at_a_time(model, device, workers=1)
+    errors: list[Tensor] = []
+    with torch.inference_mode():
+        for images in feed.in_order(config.evaluation.batch_size):
+            errors.append(squared_errors(model, images, at_a_time).cpu())
+            advance(len(images))
+    found = torch.cat(errors)
+    _require_finite({"reconstruction_error": found})
+    return Reconstruction(
+        reconstruction_error=mean_over_images(found), protocol=_protocol(test, config, step, importance_samples=None)
+    )
+
+
+def _protocol(test: Dataset, config: RunConfig, step: int, importance_samples: int | None) -> Protocol:
+    return Protocol(
+        dataset=test.name,
+        split=test.split,
+        images=len(test),
+        binarization=config.data.binarization,
+        importance_samples=importance_samples,
+        seed=config.seed,
+        step=step,
+        git_commit=git_commit(),
+        libraries=library_versions(),
     )
 
 
@@ -180,9 +218,9 @@ class _Batch(NamedTuple):
 
     estimates: ImageEstimates
     means: Tensor
-    """Posterior means ``(B, D)``."""
+    """What stands for each image, ``(B, D)``: the posterior's mean, or what a flow makes of it."""
     divergences: Tensor
-    """KL to the prior of each dimension, ``(B, D)`` nats."""
+    """KL to the prior of each dimension, ``(B, D)`` nats; ``(B, 0)`` where the posterior is no product over them."""
     errors: Tensor
     """Squared error per pixel ``(B,)`` of the reconstruction."""
 
@@ -200,15 +238,12 @@ def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Gen
         at_a_time=at_a_time,
     )
     posterior = encode(model, observed, at_a_time)
-    # As served: pictures are encoded with their grey values, and reconstructed from the mean.
-    errors = torch.cat(
-        [
-            (model.mean_image(model.posterior(piece).mean) - piece).square().mean((1, 2, 3))
-            for piece in torch.split(images, at_a_time)
-        ]
+    divergences = (
+        posterior.kl() if isinstance(posterior, DiagonalGaussian) else posterior.mean.new_empty(len(images), 0)
     )
+    errors = squared_errors(model, images, at_a_time)
     return _Batch(
-        ImageEstimates(*(part.cpu() for part in estimates)), posterior.mean.cpu(), posterior.kl().cpu(), errors.cpu()
+        ImageEstimates(*(part.cpu() for part in estimates)), posterior.center().cpu(), divergences.cpu(), errors.cpu()
     )
 
 
@@ -232,7 +267,7 @@ def summary(metrics: Metrics) -> Table:
         ("-ELBO", metrics.negative_elbo, "nats/image"),
         (f"-L_{protocol.importance_samples}", metrics.negative_log_likelihood, "nats/image"),
         ("bits/dim", metrics.bits_per_dim, "bits"),
-        ("reconstruction error", metrics.reconstruction_error, f"squared, per {_pixel(protocol)}"),
+        ("reconstruction error", metrics.reconstruction_error, f"squared, per {pixel(protocol)}"),
     ]
     for name, estimate, unit in rows:
         if estimate is not None:
@@ -248,13 +283,17 @@ def summary(metrics: Metrics) -> Table:
             f"smallest {size.minimum:.1f}",
             f"of {protocol.importance_samples}",
         )
-    table.add_row("active units", str(metrics.active_units), "", f"of {len(metrics.kl_per_dimension)}")
+    table.add_row("active units", str(metrics.active_units), "", _of_dimensions(metrics))
     return table
 
 
-def _pixel(protocol: Protocol) -> str:
-    """Pictures are encoded and compared as they are served, before any pixel is drawn."""
-    return "grey pixel" if protocol.binarization == "dynamic" else "pixel"
+def _of_dimensions(metrics: Metrics) -> str:
+    return f"of {len(metrics.kl_per_dimension)}" if metrics.kl_per_dimension else "latent dimensions"
+
+
+def _kl_per_dimension(divergences: Tensor) -> tuple[float, ...]:
+    """Means over images ``(N, D)``."""
+    return tuple(divergences.double().mean(0).tolist())
 
 
 def _active_units(means: Tensor) -> int:

@@ -41,7 +41,7 @@ from model.bundle.manifest import (
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle, publish, staging_folder, write_manifest
-from model.likelihoods import Gaussian
+from model.likelihoods import DiscretizedLogistic, Gaussian
 from model.vae import VAE
 from training.card import Facts, model_card
 from training.checkpoint import progress_of
@@ -50,6 +50,7 @@ from training.data.dataset import Dataset
 from training.errors import ExportError
 from training.graphs import decoder_graph, encoder_graph
 from training.images import training_images
+from training.objectives.words import NO_BUNDLE
 from training.precision.lowering import lower
 from training.precision.words import lines
 from training.run import RunFolder, git_commit
@@ -67,6 +68,9 @@ BATCH_SIZES = (1, 2, 7)
 GOLDEN_IMAGES = 10
 # Bytes of golden.npz, roughly: large pictures get fewer golden images, two at least.
 GOLDEN_BYTES = 1 << 20
+# What a precision costs is measured on the served graphs, which give a mean image: of these families it is all there is
+# to know of p(x|z), beside the scale in the manifest.
+KNOWN_BY_THEIR_MEAN = ("bernoulli", "gaussian")
 
 Floats = NDArray[np.float32]
 
@@ -94,14 +98,27 @@ def export(
         ``destination``.
 
     Raises:
-        ExportError: the graphs and PyTorch disagree, or the bundle cannot be made or put in place.
+        ExportError: the graphs and PyTorch disagree, the bundle cannot be made or put in place, or what a lower
+            precision costs cannot be measured.
         ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not the data of the run.
     """
     config, provenance = run.config(), run.provenance()
     if destination.name in ("", ".."):
         raise ExportError(f"{destination}: name the bundle's own folder, as in bundles/{config.name}")
+    if config.objective.kind == "autoencoder":
+        raise ExportError(f"{run.folder}: {NO_BUNDLE}")
+    family = config.model.likelihood.family
+    if precision != "float32" and family not in KNOWN_BY_THEIR_MEAN:
+        raise ExportError(
+            f"precision {precision}: what it costs a {family} likelihood cannot be measured from mean images: "
+            "use float32"
+        )
     if not replace and destination.is_dir() and any(destination.iterdir()):
         raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
+    if config.model.posterior.kind != "diagonal":
+        raise ExportError(
+            f"{run.folder}: bundles hold diagonal Gaussian posteriors, and this one is {config.model.posterior.kind}"
+        )
     model, step = load_best(run)
     training, validation = training_images(run, data_dir=data_dir, console=console)
     manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)
@@ -202,6 +219,7 @@ def _manifest(
 ) -> Manifest:
     likelihood = model.vae.likelihood
     scale = float(likelihood.scale()) if isinstance(likelihood, Gaussian) else None
+    scales = likelihood.scales() if isinstance(likelihood, DiscretizedLogistic) else None
     latent = LatentSpec(dim=model.vae.latent_dim)
     try:
         return Manifest(
@@ -212,7 +230,10 @@ def _manifest(
             image=config.image,
             latent=latent,
             likelihood=LikelihoodSpec(
-                family=config.model.likelihood.family, scale=scale, binarization=config.data.binarization
+                family=config.model.likelihood.family,
+                scale=scale,
+                scales=scales,
+                binarization=config.data.binarization,
             ),
             graphs=graph_signatures(config.image, latent),
             metrics=metrics,

@@ -10,6 +10,7 @@ from rich.console import Console
 from model.bundle.files import expand_home
 from training import configs
 from training.config import CONFIG_FILE, RunConfig, load
+from training.lint import lint
 from training.publish import check_publication, publish_run
 from training.run import RunFolder
 from training.train import train
@@ -48,6 +49,12 @@ def resolve(config: str, settings: Sequence[str], folder: Path | None) -> tuple[
     return resolved, folder
 
 
+def explain(config: RunConfig, console: Console) -> None:
+    """Say what the configuration means, as training does before it begins."""
+    for line in lint(config):
+        say(console, line)
+
+
 def launch(
     config: RunConfig,
     folder: Path,
@@ -71,13 +78,14 @@ def launch(
     destination = None if bundle.folder is None else expand_home(bundle.folder) / config.name
     of_bundle = "1" if bundle.version is None else bundle.version
     if destination is not None:
-        check_publication(destination, of_bundle)
+        check_publication(config, destination, of_bundle)
     if not train(config, folder, data_dir=data_dir, resume=resume, console=console):
         say(console, f"go on with: {go_on}")
         return False
     if destination is None:
         say(console, f"measure it: {_command('evaluate', folder, *data)}")
-        say(console, f"export it:  {_command('export', folder, '-o', Path('bundles') / config.name, *data)}")
+        if config.objective.kind != "autoencoder":
+            say(console, f"export it:  {_command('export', folder, '-o', Path('bundles') / config.name, *data)}")
         return True
     try:
         publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)

@@ -18,7 +18,9 @@ from training.config import RunConfig
 from training.errors import DataError, NonFiniteLoss
 from training.feed import Feed
 from training.interruption import Interruption
-from training.objective import Loss, training_loss, validation_loss
+from training.objective import training_loss, validation_loss
+from training.objectives.choice import judged, minimized
+from training.objectives.loss import Loss
 from training.optimization import build_average, build_optimizer, learning_rate
 from training.run import RunFolder
 from training.words import count
@@ -94,6 +96,7 @@ class Loop:
         self.training, self.validation = feeds
         self.plan = Plan.of(config, len(self.training))
         self._autocast = autocast
+        self._judged = judged(config.objective)
         self._observers = observers
         self._recent = _Recent()
 
@@ -138,9 +141,20 @@ class Loop:
             group["lr"] = rate
         self.trainee.optimizer.zero_grad(set_to_none=True)
         loss = training_loss(
-            self.trainee.model, images, self.config.data.binarization, self.trainee.generator, autocast=self._autocast
+            self.trainee.model,
+            images,
+            self.config.data.binarization,
+            self.trainee.generator,
+            autocast=self._autocast,
+            objective=minimized(
+                self.config.objective,
+                progress.step,
+                total_steps=self.plan.total_steps,
+                steps_per_epoch=self.plan.steps_per_epoch,
+                images=len(self.training),
+            ),
         )
-        torch.autograd.backward(loss.negative_elbo)
+        torch.autograd.backward(loss.objective)
         norm = clip_grad_norm_(self.trainee.model.parameters(), optimization.gradient_clip or math.inf)
         self.trainee.optimizer.step()
         self.trainee.average.update_parameters(self.trainee.model)
@@ -163,7 +177,7 @@ class Loop:
         began = time.perf_counter()
         values = self._validate()
         self._recent.leave_out(time.perf_counter() - began)
-        self._judge(values["negative_elbo"])
+        self._judge(values["criterion"])
         for observer in self._observers:
             observer.validated(progress.step, values)
         return True
@@ -174,16 +188,22 @@ class Loop:
         generator = Generator(self.trainee.generator.device).manual_seed(config.seed + 1)
         batches = self.validation.in_order(config.optimization.batch_size)
         average = cast(VAE, self.trainee.average.module)
-        loss = validation_loss(average, batches, config.data.binarization, generator, autocast=self._autocast)
-        return {name: value.item() for name, value in loss._asdict().items()}
+        return validation_loss(
+            average,
+            batches,
+            config.data.binarization,
+            generator,
+            autocast=self._autocast,
+            objective=self._judged,
+        )
 
-    def _judge(self, negative_elbo: float) -> None:
+    def _judge(self, criterion: float) -> None:
         """Keep the best weights, and stop when they have been the best for too long."""
         progress, patience = self.trainee.progress, self.config.optimization.early_stopping
-        if not math.isfinite(negative_elbo):
-            raise NonFiniteLoss(_advice("the validation -ELBO", progress.step))
-        if progress.best_negative_elbo is None or negative_elbo < progress.best_negative_elbo:
-            progress.best_negative_elbo, progress.best_step = negative_elbo, progress.step
+        if not math.isfinite(criterion):
+            raise NonFiniteLoss(_advice(f"the validation {self._judged.name}", progress.step))
+        if progress.best_negative_elbo is None or criterion < progress.best_negative_elbo:
+            progress.best_negative_elbo, progress.best_step = criterion, progress.step
             progress.validations_without_improvement = 0
             save_checkpoint(self.run.best, self.trainee)
             return
@@ -197,13 +217,16 @@ class _Recent:
     step."""
 
     def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
         self._losses: list[Tensor] = []
         self._images = 0
         self._learning_rate = 0.0
         self._since = time.perf_counter()
 
     def add(self, loss: Loss, gradient_norm: Tensor, learning_rate: float, images: int) -> None:
-        self._losses.append(torch.stack([*(part.detach() for part in loss), gradient_norm.detach()]))
+        named = {**loss.parts, "objective": loss.objective, "gradient_norm": gradient_norm}
+        self._names = tuple(named)
+        self._losses.append(torch.stack([value.detach() for value in named.values()]))
         self._images += images
         self._learning_rate = learning_rate
 
@@ -222,15 +245,12 @@ class _Recent:
 
     def take(self) -> Values:
         """Means since the last call, and the speed."""
-        negative_elbo, distortion, rate, norm = torch.stack(self._losses).double().mean(0).tolist()
+        means = torch.stack(self._losses).double().mean(0).tolist()
         now = time.perf_counter()
         speed = self._images / (now - self._since)
         self._losses, self._images, self._since = [], 0, now
         return {
-            "negative_elbo": negative_elbo,
-            "distortion": distortion,
-            "rate": rate,
-            "gradient_norm": norm,
+            **dict(zip(self._names, means, strict=True)),
             "learning_rate": self._learning_rate,
             "images_per_second": speed,
         }

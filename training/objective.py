@@ -1,26 +1,21 @@
-"""What is minimized, and what validation reports: the same function.
+"""What is minimized, and what validation reports: both are :class:`Loss` of an objective, over a batch or over many.
 
 Sums over pixels and latent dimensions, averaged over images only. Averaging the reconstruction over pixels and summing
-the KL, as is often seen, would be a hidden beta of C*H*W.
+the KL, as is often seen, would be a hidden beta of C*H*W. The objectives are in ``training.objectives``; whichever is
+minimized, distortion, rate and the ELBO at beta = 1 are reported.
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from model.vae import VAE
+from training.objectives.elbo import UNWEIGHTED
+from training.objectives.loss import Loss, Objective
 
 Binarization = Literal["dynamic", "static", "none"]
-
-
-class Loss(NamedTuple):
-    """Means over images, scalars, in nats per image: ``negative_elbo = distortion + rate``."""
-
-    negative_elbo: Tensor
-    distortion: Tensor
-    rate: Tensor
 
 
 def binarize(images: Tensor, binarization: Binarization, generator: Generator) -> Tensor:
@@ -34,25 +29,34 @@ def binarize(images: Tensor, binarization: Binarization, generator: Generator) -
 
 
 def training_loss(
-    model: VAE, images: Tensor, binarization: Binarization, generator: Generator, *, autocast: bool
+    model: VAE,
+    images: Tensor,
+    binarization: Binarization,
+    generator: Generator,
+    *,
+    autocast: bool,
+    objective: Objective = UNWEIGHTED,
 ) -> Loss:
-    """-ELBO of a batch ``(B, C, H, W)`` in [0, 1], one latent an image; binarization and noise are drawn from the
-    generator."""
-    images = binarize(images, binarization, generator)
-    noise = torch.randn(images.shape[0], model.latent_dim, generator=generator, device=images.device)
-    distortion, rate = (half.mean() for half in model.elbo(images, noise, autocast=autocast))
-    return Loss(distortion + rate, distortion, rate)
+    """The objective of a batch ``(B, C, H, W)`` in [0, 1]; binarization and noise are drawn from the generator."""
+    return objective.loss(model, binarize(images, binarization, generator), generator, autocast=autocast)
 
 
 @torch.no_grad()
 def validation_loss(
-    model: VAE, batches: Iterable[Tensor], binarization: Binarization, generator: Generator, *, autocast: bool
-) -> Loss:
-    """The training loss over all batches, each image weighing the same."""
-    totals = torch.zeros(3, dtype=torch.float64)
+    model: VAE,
+    batches: Iterable[Tensor],
+    binarization: Binarization,
+    generator: Generator,
+    *,
+    autocast: bool,
+    objective: Objective = UNWEIGHTED,
+) -> dict[str, float]:
+    """The same over all batches, each image weighing the same: the parts, and the objective as "criterion"."""
+    totals: dict[str, Tensor] = {}
     count = 0
     for images in batches:
-        loss = training_loss(model, images, binarization, generator, autocast=autocast)
-        totals += torch.stack(loss).double().cpu() * images.shape[0]
-        count += images.shape[0]
-    return Loss(*(totals / count))
+        loss = training_loss(model, images, binarization, generator, autocast=autocast, objective=objective)
+        for name, value in {"criterion": loss.objective, **loss.parts}.items():
+            totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(images)
+        count += len(images)
+    return {name: (total / count).item() for name, total in totals.items()}

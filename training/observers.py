@@ -73,11 +73,15 @@ class LogObserver:
 
 
 class ConsoleObserver(_Bar):
-    """A progress bar on a terminal; a line a validation anywhere, and in a log one each half a minute between them."""
+    """A progress bar on a terminal; a line a validation anywhere, and in a log one each half a minute between them.
 
-    def __init__(self, plan: Plan, console: Console, *, start: int) -> None:
+    ``criterion`` is what validation judges by, in words.
+    """
+
+    def __init__(self, plan: Plan, console: Console, *, start: int, criterion: str = "-ELBO") -> None:
         self._plan = plan
         self._console = console
+        self._criterion = criterion
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -100,7 +104,7 @@ class ConsoleObserver(_Bar):
     def trained(self, step: int, values: Values) -> None:
         """Move the bar."""
         self._speed = values["images_per_second"]
-        status = f"-ELBO {values['negative_elbo']:.2f}  {values['images_per_second']:.0f} images/s"
+        status = f"{_minimized(values)}  {values['images_per_second']:.0f} images/s"
         self._bar.update(self._task, completed=step, epoch=self._epoch(step), status=status)
         if not self._console.is_terminal and self._pulse.due():
             say(self._console, f"epoch {self._epoch(step)}  step {step}/{self._plan.total_steps}  {status}")
@@ -112,13 +116,31 @@ class ConsoleObserver(_Bar):
         self._pulse.beat()
         say(
             self._console,
-            f"epoch {step // self._plan.steps_per_epoch}  step {step}/{self._plan.total_steps}  validation -ELBO "
-            f"{values['negative_elbo']:.2f} nats = distortion {values['distortion']:.2f} + rate {values['rate']:.2f}"
-            + speed,
+            f"epoch {step // self._plan.steps_per_epoch}  step {step}/{self._plan.total_steps}  validation "
+            f"{self._validation(values)}{speed}",
         )
+
+    def _validation(self, values: Values) -> str:
+        elbo = ""
+        if "negative_elbo" in values:
+            elbo = (
+                f"-ELBO {values['negative_elbo']:.2f} nats = distortion {values['distortion']:.2f} "
+                f"+ rate {values['rate']:.2f}"
+            )
+        if self._criterion == "-ELBO":
+            return elbo
+        return f"{self._criterion} {values['criterion']:.2f} nats" + (elbo and f"  ({elbo})")
 
     def _epoch(self, step: int) -> int:
         return min(step, self._plan.total_steps - 1) // self._plan.steps_per_epoch + 1
+
+
+def _minimized(values: Values) -> str:
+    """The objective, where it is not -ELBO at beta = 1, and that."""
+    elbo = f"-ELBO {values['negative_elbo']:.2f}" if "negative_elbo" in values else ""
+    if "objective" not in values or values["objective"] == values.get("negative_elbo"):
+        return elbo
+    return f"objective {values['objective']:.2f}" + (elbo and f"  {elbo}")
 
 
 class DataProgress(_Bar):

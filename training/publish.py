@@ -6,19 +6,23 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from model.bundle.manifest import MANIFEST, NAME_PATTERN, Name
+from training.config import RunConfig
 from training.errors import ConfigError
 from training.evaluate import evaluate_run
 from training.export import export
 from training.figures import draw_run
+from training.objectives.words import NO_BUNDLE
 from training.run import RunFolder
 
 
-def check_publication(destination: Path, version: str) -> None:
+def check_publication(config: RunConfig, destination: Path, version: str) -> None:
     """Refuse before hours of training what would be refused after them; the last word has the bundle's store.
 
     Raises:
-        ConfigError: no bundle may have this version, or the destination is not a bundle's.
+        ConfigError: there is no bundle of such a model or of this version, or the destination is not a bundle's.
     """
+    if config.objective.kind == "autoencoder":
+        raise ConfigError(f"{config.name}: {NO_BUNDLE}")
     try:
         TypeAdapter(Name).validate_python(version)
     except ValidationError as error:

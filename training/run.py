@@ -7,7 +7,7 @@
       run.json           git commit, versions, machine, digests of the data: where the numbers come from
       metrics.jsonl      one line a log interval and a validation
       last.safetensors   the newest checkpoint: resume starts here
-      best.safetensors   the checkpoint with the lowest validation -ELBO: evaluation and export start here
+      best.safetensors   the checkpoint that validation judged best, by -ELBO mostly: evaluation and export start here
       metrics.json       what `evaluate` measured on the test split
       figures/           what `figures` drew
 """

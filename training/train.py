@@ -11,11 +11,14 @@ from model.bundle.folders import SUFFIXES
 from training.checkpoint import restore_checkpoint
 from training.config import RunConfig
 from training.data.load import Survey, check_test, load_training, survey
+from training.data.seen import SeenImages
 from training.device import choose_device, choose_precision, prepare
 from training.errors import ConfigError
 from training.feed import Feed
 from training.interruption import Interruption
+from training.lint import lint, lint_data
 from training.loop import Loop, Observer, Plan, build_trainee
+from training.objectives.words import chooses
 from training.observers import ConsoleObserver, DataProgress, LogObserver, TensorBoardObserver
 from training.run import MetricsLog, RunFolder, provenance_of
 from training.words import count, say
@@ -44,9 +47,11 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
         training, validation = load_training(
             config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress
         )
-        tests = None
+        tests, seen = None, SeenImages()
         if not decoded_before:
-            tests = check_test(config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress)
+            tests = check_test(
+                config.data, config.image, seed=config.seed, data_dir=data_dir, progress=progress, look=seen.add
+            )
     digests = {
         "name": training.name,
         "training": training.sha256,
@@ -82,11 +87,11 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
             f"{training.name}, {parameters:,} parameters, {count(plan.total_steps, 'step')} on {provenance.device} "
             f"({count(provenance.threads, 'thread')}, {provenance.precision}){resumed}",
         )
-        for remark in _remarks(config, found, tests):
+        for remark in (*_remarks(found, tests), *lint(config), *lint_data(config, training, validation, seen)):
             say(console, remark)
         log = MetricsLog(run.log_file, resume_at=start if resuming else None)
         stack.callback(log.close)
-        bar = stack.enter_context(ConsoleObserver(plan, console, start=start))
+        bar = stack.enter_context(ConsoleObserver(plan, console, start=start, criterion=chooses(config.objective)))
         observers: list[Observer] = [LogObserver(log), bar]
         if config.schedule.tensorboard:
             board = TensorBoardObserver(run.folder / "tensorboard", start=start)
@@ -112,8 +117,8 @@ def _refuse_idle_shares(config: RunConfig, found: Survey) -> None:
             )
 
 
-def _remarks(config: RunConfig, found: Survey, tests: int | None) -> list[str]:
-    """What is allowed and may still not be meant."""
+def _remarks(found: Survey, tests: int | None) -> list[str]:
+    """What of the files is allowed and may still not be meant."""
     remarks = []
     if found.ignored:
         formats = ", ".join(sorted(SUFFIXES))
@@ -122,9 +127,4 @@ def _remarks(config: RunConfig, found: Survey, tests: int | None) -> list[str]:
         remarks.append(f"{files} not looked at: {names} not end in {formats}")
     if tests == 1:
         remarks.append("there is one test image, and measuring takes two or more: this model could not be evaluated")
-    if config.model.likelihood.family == "bernoulli" and config.data.binarization == "none":
-        remarks.append(
-            "grey or colour values under a Bernoulli: -ELBO is what is minimized, and bounds no likelihood; "
-            "a gaussian likelihood, or data.binarization = 'dynamic', would give one"
-        )
     return remarks

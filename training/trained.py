@@ -22,10 +22,11 @@ class TorchModel:
     vae: VAE
 
     def encode(self, images: Floats) -> Posterior:
-        """Mean and log_variance ``(N, D)`` of images ``(N, C, H, W)`` in [0, 1]."""
+        """What stands for images ``(N, C, H, W)`` in [0, 1], and the log_variance, ``(N, D)`` both: of a Gaussian its
+        mean, of a flow what the mean of its base becomes."""
         with torch.inference_mode():
             posterior = self.vae.posterior(torch.from_numpy(images))
-        return Posterior(posterior.mean.numpy(), posterior.log_variance.numpy())
+            return Posterior(posterior.center().numpy(), posterior.log_variance.numpy())
 
     def decode(self, latents: Floats) -> Floats:
         """Mean images ``(N, C, H, W)`` in [0, 1] of latents ``(N, D)``."""

@@ -20,6 +20,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Level = Annotated[int, Field(ge=0, le=255)]
 Count = Annotated[int, Field(ge=0)]
+Scale = Annotated[float, Field(gt=0)]
 
 
 class Frozen(BaseModel):
@@ -65,23 +66,28 @@ class PosteriorSpec(Frozen):
 class LikelihoodSpec(Frozen):
     """p(x|z); the decoder graph gives its mean.
 
-    `scale` is the Gaussian's standard deviation on [0, 1] pixels. `binarization` is how the pixels became binary:
-    a Bernoulli with "none" was trained on grey levels, and its numbers are no likelihood of them.
+    `scale` is the Gaussian's standard deviation on [0, 1] pixels. `binarization` is how the pixels of a Bernoulli
+    became binary: with "none" they were grey, and its numbers are no likelihood of them. Gaussian and continuous
+    Bernoulli are densities on [0, 1], discretized logistic and categorical give probabilities of 8-bit levels.
     """
 
-    family: Literal["bernoulli", "gaussian"]
+    family: Literal["bernoulli", "continuous-bernoulli", "gaussian", "discretized-logistic", "categorical"]
     scale: float | None = Field(default=None, gt=0)
+    scales: tuple[Scale, ...] | None = Field(
+        default=None,
+        description="of the discretized logistic, for each channel; null where the decoder gives one for each value",
+    )
     binarization: Literal["dynamic", "static", "none"] = "none"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.family == "gaussian":
-            if self.scale is None:
-                raise ValueError("a gaussian likelihood needs its scale")
-            if self.binarization != "none":
-                raise ValueError("a gaussian likelihood has no binarization")
-        elif self.scale is not None:
-            raise ValueError("a bernoulli likelihood has no scale")
+        if self.family == "gaussian" and self.scale is None:
+            raise ValueError("a gaussian likelihood needs its scale")
+        for name, family in (("scale", "gaussian"), ("scales", "discretized-logistic")):
+            if self.family != family and getattr(self, name) is not None:
+                raise ValueError(f"a {self.family} likelihood has no {name}")
+        if self.family != "bernoulli" and self.binarization != "none":
+            raise ValueError(f"a {self.family} likelihood has no binarization")
         return self
 
 
@@ -290,6 +296,8 @@ class Manifest(Frozen):
     def _consistent(self) -> Self:
         if self.graphs != graph_signatures(self.image, self.latent):
             raise ValueError("the signatures of the graphs do not follow from the image and latent specs")
+        if self.likelihood.scales is not None and len(self.likelihood.scales) != self.image.channels:
+            raise ValueError("scales must have one number for each channel")
         if MANIFEST in self.files:
             raise ValueError("files must not list the manifest itself")
         if self.metrics is not None and len(self.metrics.kl_per_dimension) != self.latent.dim:

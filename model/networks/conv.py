@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 SMALLEST_SIDE = 4
 # Channels come in multiples of this, and group normalization makes so many groups of them (Wu and He, 2018).
-_GROUPS = 8
+GROUPS = 8
 
 
 class ConvSettings(BaseModel):
@@ -55,7 +55,7 @@ def conv_encoder(settings: ConvSettings, shape: tuple[int, int, int], outputs: i
 
 
 def conv_decoder(settings: ConvSettings, shape: tuple[int, int, int], latent_dim: int) -> nn.Sequential:
-    """Latents ``(N, D)`` -> likelihood parameters ``(N, C, H, W)``."""
+    """Latents ``(N, D)`` -> likelihood parameters ``(N, C', H, W)``."""
     outputs, height, width = shape
     levels = sizes(height, width)[::-1]
     widths = _channels(settings, len(levels) - 1)[::-1]
@@ -66,7 +66,7 @@ def conv_decoder(settings: ConvSettings, shape: tuple[int, int, int], latent_dim
         layers += [ResidualBlock(channels) for _ in range(settings.blocks)]
         layers.append(Upsampling(channels, after, size, kernel=1))
     layers += [ResidualBlock(widths[-1]) for _ in range(settings.blocks)]
-    layers += [nn.GroupNorm(_GROUPS, widths[-1]), nn.SiLU()]
+    layers += [nn.GroupNorm(GROUPS, widths[-1]), nn.SiLU()]
     return nn.Sequential(*layers, Upsampling(widths[-1], outputs, (height, width), kernel=3))
 
 
@@ -76,10 +76,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Sequential(
-            nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
         self.second = nn.Sequential(
-            nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
 
     def forward(self, features: Tensor) -> Tensor:

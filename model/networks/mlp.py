@@ -30,20 +30,21 @@ def mlp_encoder(settings: MLPSettings, shape: tuple[int, int, int], outputs: int
 
 
 def mlp_decoder(settings: MLPSettings, shape: tuple[int, int, int], latent_dim: int) -> nn.Sequential:
-    """Latents ``(N, D)`` -> likelihood parameters ``(N, C, H, W)``."""
+    """Latents ``(N, D)`` -> likelihood parameters ``(N, C', H, W)``."""
     widths = (latent_dim, *reversed(settings.hidden), math.prod(shape))
     return nn.Sequential(*_layers(widths, settings.activation), nn.Unflatten(1, shape))
 
 
-def start_at_mean_image(decoder: nn.Sequential, mean_image: Tensor) -> None:
-    """Set a fresh decoder's last biases to ``logit(mean_image)``, ``(C, H, W)`` in [0, 1], as Burda et al. did.
+def start_at(decoder: nn.Sequential, parameters: Tensor) -> None:
+    """Set a fresh decoder's last biases to likelihood parameters ``(C', H, W)``: those of the mean image, as Burda et
+    al. did.
 
     A decoder that has learned nothing of its latent yet then gives the mean image. If it has to learn that first, most
     latent dimensions collapse onto the prior meanwhile, and never come back.
     """
     last = next(layer for layer in reversed(decoder) if isinstance(layer, nn.Linear))
     with torch.no_grad():
-        last.bias.copy_(torch.logit(mean_image.flatten(), eps=1e-3))
+        last.bias.copy_(parameters.flatten())
 
 
 def _layers(widths: tuple[int, ...], activation: str) -> list[nn.Module]:

@@ -142,8 +142,6 @@ class Full(Family):
     """`FullGaussian`; the base's log_variance makes the diagonal of the factor."""
 
     def __init__(self, dimension: int) -> None:
-        if dimension < 2:
-            raise ValueError("a full covariance needs two latent dimensions or more")
         super().__init__(dimension, (dimension * (dimension - 1) // 2,))
 
     def of(self, base: DiagonalGaussian, extra: Tensor) -> Posterior:
@@ -194,8 +192,6 @@ class Orthogonal(Family):
 
     def __init__(self, dimension: int, settings: OrthogonalSettings) -> None:
         m, steps = settings.bottleneck, settings.steps
-        if m > dimension:
-            raise ValueError(f"bottleneck = {m} is more than the {dimension} latent dimensions")
         super().__init__(dimension, (steps, m, m + 1), (steps, m), (steps, dimension, m))
         self.iterations: int | None = None
         """Of `flows.orthonormal`: a graph needs a number; absent, it stops when it is done."""
@@ -255,8 +251,18 @@ class Triangular(Family):
         return Flow(base, maps)
 
 
+def check_dimension(settings: PosteriorSettings, dimension: int) -> None:
+    """Raises ValueError for a posterior that so few latent dimensions cannot have."""
+    match settings:
+        case FullSettings() if dimension < 2:
+            raise ValueError("a full covariance needs two latent dimensions or more")
+        case OrthogonalSettings(bottleneck=bottleneck) if bottleneck > dimension:
+            raise ValueError(f"bottleneck = {bottleneck} is more than the {dimension} latent dimensions")
+
+
 def build_family(settings: PosteriorSettings, dimension: int) -> Family:
-    """The module that the settings describe, over so many dimensions. Raises ValueError where they do not fit."""
+    """The module that the settings describe, over so many dimensions; raises as `check_dimension` does."""
+    check_dimension(settings, dimension)
     match settings:
         case DiagonalSettings():
             return Diagonal(dimension)

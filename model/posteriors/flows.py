@@ -141,7 +141,7 @@ def orthonormal(raw: Tensor, *, iterations: int | None = None) -> Tensor:
     distance from 1 is squared in each step. It stops where no entry changes any more, or after ``iterations``, which a
     graph needs to know beforehand; 1.5^40 = 10^7.
     """
-    q = raw / torch.linalg.matrix_norm(raw).clamp_min(_tiny(raw))[..., None, None]
+    q: Tensor = raw / torch.linalg.matrix_norm(raw).clamp_min(_tiny(raw))[..., None, None]
     identity = torch.eye(raw.shape[-1], dtype=raw.dtype, device=raw.device)
     for _ in range(_MOST_ITERATIONS if iterations is None else iterations):
         defect = identity - q.mT @ q

@@ -9,28 +9,34 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Generator, Tensor, nn
 
+from model.networks.build import NetworkSettings, build_networks, check_size
 from model.networks.conv import ConvSettings, Upsampling, conv_decoder, conv_encoder, sizes
-from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder, start_at_mean_image
+from model.networks.gated import GatedConvSettings
+from model.networks.mlp import ACTIVATIONS, MLPSettings, mlp_decoder, mlp_encoder, start_at
+from model.networks.resnet import ResNetSettings
 
 MLP = MLPSettings(kind="mlp", hidden=(12,))
 CONV = ConvSettings(kind="conv", channels=8, max_channels=16, hidden=12)
+GATED = GatedConvSettings(kind="gated-conv", channels=4, features=12)
+RESNET = ResNetSettings(kind="resnet", channels=8, multipliers=(1, 2), blocks=1)
 SIZES = [(8, 8), (28, 28), (28, 20), (9, 13), (33, 17), (64, 64), (8, 256), (256, 256)]
-SETTINGS = pytest.mark.parametrize("settings", [MLP, CONV], ids=["mlp", "conv"])
+SETTINGS = pytest.mark.parametrize("settings", [MLP, CONV, GATED, RESNET], ids=["mlp", "conv", "gated-conv", "resnet"])
 SHAPES = pytest.mark.parametrize(
     "shape", [(channels, *size) for size in SIZES for channels in (1, 3)], ids=lambda shape: "x".join(map(str, shape))
 )
+Shape = tuple[int, int, int]
 
 
-def encoder(settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], outputs: int) -> nn.Sequential:
-    if isinstance(settings, MLPSettings):
-        return mlp_encoder(settings, shape, outputs)
-    return conv_encoder(settings, shape, outputs)
+def fitting(settings: NetworkSettings, shape: Shape) -> Shape:
+    """The shape, or for networks of multiples of four the next that they can have."""
+    channels, *size = shape
+    height, width = (4 * math.ceil(side / 4) if isinstance(settings, GatedConvSettings) else side for side in size)
+    return (channels, height, width)
 
 
-def decoder(settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], latent_dim: int) -> nn.Sequential:
-    if isinstance(settings, MLPSettings):
-        return mlp_decoder(settings, shape, latent_dim)
-    return conv_decoder(settings, shape, latent_dim)
+def networks(settings: NetworkSettings, shape: Shape, outputs: int, latent_dim: int) -> tuple[nn.Module, nn.Module]:
+    """With as many parameters as the image has numbers."""
+    return build_networks(settings, shape, outputs, latent_dim, shape)
 
 
 @pytest.fixture(autouse=True)
@@ -40,21 +46,23 @@ def generator() -> Generator:
 
 
 @SETTINGS
-class TestBoth:
+class TestEvery:
     @SHAPES
-    def test_shapes_are_exact(
-        self, settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], generator: Generator
-    ) -> None:
-        images = torch.rand(2, *shape, generator=generator)
+    def test_shapes_are_exact(self, settings: NetworkSettings, shape: Shape, generator: Generator) -> None:
+        """Also with more parameters than the image has channels."""
+        shape = fitting(settings, shape)
+        parameters = (2 * shape[0] + 1, *shape[1:])
+        encoding, decoding = build_networks(settings, shape, 10, 5, parameters)
         with torch.no_grad():
-            assert encoder(settings, shape, 10)(images).shape == (2, 10)
-            assert decoder(settings, shape, 5)(torch.randn(2, 5, generator=generator)).shape == (2, *shape)
+            assert encoding(torch.rand(2, *shape, generator=generator)).shape == (2, 10)
+            assert decoding(torch.randn(2, 5, generator=generator)).shape == (2, *parameters)
 
     @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 13), (1, 28, 20)])
     def test_every_parameter_has_a_gradient(
-        self, settings: MLPSettings | ConvSettings, shape: tuple[int, int, int], generator: Generator
+        self, settings: NetworkSettings, shape: Shape, generator: Generator
     ) -> None:
-        encoding, decoding = encoder(settings, shape, 10), decoder(settings, shape, 10)
+        shape = fitting(settings, shape)
+        encoding, decoding = networks(settings, shape, 10, 10)
         images = torch.rand(4, *shape, generator=generator)
         weights = torch.randn(4, *shape, generator=generator)
         torch.autograd.backward((weights * decoding(encoding(images))).sum())
@@ -63,12 +71,10 @@ class TestBoth:
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.count_nonzero() > 0, name
 
-    def test_images_do_not_depend_on_their_batch(
-        self, settings: MLPSettings | ConvSettings, generator: Generator
-    ) -> None:
+    def test_images_do_not_depend_on_their_batch(self, settings: NetworkSettings, generator: Generator) -> None:
         """In training mode too: batch normalization would fail this."""
-        shape = (3, 12, 10)
-        encoding, decoding = encoder(settings, shape, 4).train(), decoder(settings, shape, 4).train()
+        shape = (3, 12, 8)
+        encoding, decoding = (network.train() for network in networks(settings, shape, 4, 4))
         images = torch.rand(5, *shape, generator=generator)
         others = torch.cat([images[:1], 100 * torch.rand(4, *shape, generator=generator)])
         with torch.no_grad():
@@ -77,18 +83,52 @@ class TestBoth:
             torch.testing.assert_close(decoding(encoding(others))[:1], decoding(alone), rtol=1e-4, atol=1e-5)
 
     def test_every_pixel_reaches_the_latent_and_every_latent_every_pixel(
-        self, settings: MLPSettings | ConvSettings, generator: Generator
+        self, settings: NetworkSettings, generator: Generator
     ) -> None:
-        shape = (1, 9, 13)
-        encoding, decoding = encoder(settings, shape, 2).double(), decoder(settings, shape, 2).double()
+        shape = fitting(settings, (1, 9, 13))
+        encoding, decoding = (network.double() for network in networks(settings, shape, 2, 2))
         images = torch.rand(1, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
         (of_pixels,) = torch.autograd.grad(encoding(images).sum(), images)
         assert of_pixels.count_nonzero() == of_pixels.numel()
-        latents = torch.zeros(2, dtype=torch.float64)
+        latents = torch.full((2,), 0.1, dtype=torch.float64)
         differentiate: Callable[..., Tensor] = torch.autograd.functional.jacobian
         jacobian = differentiate(lambda latent: decoding(latent[None])[0], latents)
         assert jacobian.shape == (*shape, 2)
         assert jacobian.count_nonzero() == jacobian.numel()
+
+    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 128, 96)])
+    def test_what_a_fresh_network_says_is_of_sane_size(
+        self, settings: NetworkSettings, shape: Shape, generator: Generator
+    ) -> None:
+        """With all else as it comes, neither nothing nor more than a few: of images as of draws from the prior."""
+        encoding, decoding = networks(type(settings).model_validate({"kind": settings.kind}), shape, 64, 64)
+        images = torch.rand(8, *shape, generator=generator) * torch.rand(8, 1, 1, 1, generator=generator)
+        with torch.no_grad():
+            encoded = encoding(images)
+            decoded = decoding(torch.randn(8, 64, generator=generator))
+        for outputs in (encoded, decoded):
+            assert 0.01 < outputs.std(0).square().mean().sqrt() < 3, "differs from image to image"
+            assert outputs.abs().mean() < 3
+
+    def test_the_seed_decides_the_weights(self, settings: NetworkSettings) -> None:
+        made = []
+        for _ in range(2):
+            torch.manual_seed(7)
+            made.append([network.state_dict() for network in networks(settings, (1, 8, 8), 4, 4)])
+        for first, second in zip(*made, strict=True):
+            assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+    @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+    def test_sizes_are_refused_before_anything_is_built(self, settings: NetworkSettings, size: tuple[int, int]) -> None:
+        """And only those for which nothing can be built."""
+        shape = (1, *size)
+        if fitting(settings, shape) == shape:
+            check_size(settings, *size)
+            return
+        with pytest.raises(ValueError, match=r"multiples of 4"):
+            check_size(settings, *size)
+        with pytest.raises(ValueError, match=r"multiples of 4"):
+            networks(settings, shape, 4, 4)
 
 
 class TestMLP:
@@ -123,11 +163,9 @@ class TestMLP:
     def test_a_fresh_decoder_can_start_at_the_mean_image(self, generator: Generator) -> None:
         decoding = mlp_decoder(MLPSettings(kind="mlp"), (3, 8, 9), 5)
         mean = torch.rand(3, 8, 9, generator=generator).clamp(0.01, 0.99)
-        start_at_mean_image(decoding, mean)
+        start_at(decoding, torch.logit(mean))
         # Without any word from the latent: the hidden layers are odd functions here, so zero gives zero.
         torch.testing.assert_close(torch.sigmoid(decoding(torch.zeros(1, 5)))[0], mean)
-        start_at_mean_image(decoding, torch.tensor([0.0, 1.0]).repeat(3, 8, 5)[..., :9])
-        assert decoding(torch.zeros(1, 5)).isfinite().all(), "pixels that are always black or white"
 
 
 class TestConv:
@@ -180,6 +218,13 @@ def widths(layers: nn.Sequential) -> list[tuple[int, int]]:
         (ConvSettings, {"kind": "conv", "channels": 32, "max_channels": 16}),
         (ConvSettings, {"kind": "conv", "channels": 128}),
         (ConvSettings, {}),
+        (GatedConvSettings, {"kind": "gated-conv", "channels": 0}),
+        (GatedConvSettings, {"kind": "gated-conv", "hidden": 3}),
+        (ResNetSettings, {"kind": "resnet", "channels": 12}),
+        (ResNetSettings, {"kind": "resnet", "multipliers": [1]}),
+        (ResNetSettings, {"kind": "resnet", "multipliers": [1, 0]}),
+        (ResNetSettings, {"kind": "resnet", "blocks": 0}),
+        (ResNetSettings, {"kind": "resnet", "attention": True}),
     ],
 )
 def test_settings_refuse_what_they_do_not_know(kind: type[BaseModel], document: dict[str, object]) -> None:

@@ -7,24 +7,38 @@ import torch
 from pydantic import ValidationError
 from torch import Generator, Tensor, nn
 
-from model.posteriors import soft_bound
+from model.posteriors import DiagonalGaussian, soft_bound
 from model.vae import ELBO, VAE, Architecture
 from tests.support.densities import log_density
 
 MLP = {"kind": "mlp", "hidden": [12]}
-CONV = {"kind": "conv", "channels": 8, "hidden": 12}
+NETWORKS = [
+    MLP,
+    {"kind": "conv", "channels": 8, "hidden": 12},
+    {"kind": "gated-conv", "channels": 4, "features": 12},
+    {"kind": "resnet", "channels": 8, "multipliers": [1, 2], "blocks": 1},
+]
 BERNOULLI = {"family": "bernoulli"}
 GAUSSIAN = {"family": "gaussian"}
 FIXED = {"family": "gaussian", "scale": 0.1}
+LIKELIHOODS = [
+    BERNOULLI,
+    GAUSSIAN,
+    FIXED,
+    {"family": "continuous-bernoulli"},
+    {"family": "discretized-logistic"},
+    {"family": "discretized-logistic", "scale_per": "pixel"},
+    {"family": "categorical"},
+]
 EVERY = pytest.mark.parametrize(
     ("network", "likelihood"),
-    [(network, likelihood) for network in (MLP, CONV) for likelihood in (BERNOULLI, GAUSSIAN, FIXED)],
-    ids=lambda part: part.get("kind") or part["family"] + str(part.get("scale", "")),
+    [(network, likelihood) for network in NETWORKS for likelihood in LIKELIHOODS],
+    ids=lambda part: part.get("kind") or " ".join(map(str, part.values())),
 )
 Document = dict[str, Any]
 
 
-def build(network: Document = MLP, likelihood: Document = BERNOULLI, shape: tuple[int, int, int] = (1, 9, 8)) -> VAE:
+def build(network: Document = MLP, likelihood: Document = BERNOULLI, shape: tuple[int, int, int] = (1, 12, 8)) -> VAE:
     document = {"latent_dim": 3, "network": network, "likelihood": likelihood}
     torch.manual_seed(0)  # the layers draw their weights from the global generator
     return VAE(Architecture.model_validate(document), shape)
@@ -41,7 +55,7 @@ class TestEvery:
         self, network: Document, likelihood: Document, generator: Generator
     ) -> None:
         vae = build(network, likelihood)
-        images, noise = torch.rand(5, 1, 9, 8, generator=generator), torch.randn(5, 3, generator=generator)
+        images, noise = torch.rand(5, 1, 12, 8, generator=generator), torch.randn(5, 3, generator=generator)
         elbo = vae.elbo(images, noise)
         mean, raw = vae.encoder(images).chunk(2, dim=1)
         variance = soft_bound(raw).exp()
@@ -55,7 +69,7 @@ class TestEvery:
         self, network: Document, likelihood: Document, generator: Generator
     ) -> None:
         vae = build(network, likelihood)
-        images, noise = torch.rand(5, 1, 9, 8, generator=generator), torch.randn(5, 3, generator=generator)
+        images, noise = torch.rand(5, 1, 12, 8, generator=generator), torch.randn(5, 3, generator=generator)
         torch.autograd.backward(vae.elbo(images, noise).negative.sum())
         assert list(vae.named_parameters())
         for name, parameter in vae.named_parameters():
@@ -67,7 +81,7 @@ class TestEvery:
         self, network: Document, likelihood: Document, generator: Generator
     ) -> None:
         vae = build(network, likelihood)
-        images, noise = torch.rand(5, 1, 9, 8, generator=generator), torch.randn(5, 3, generator=generator)
+        images, noise = torch.rand(5, 1, 12, 8, generator=generator), torch.randn(5, 3, generator=generator)
         rounded, exact = vae.elbo(images, noise, autocast=True), vae.elbo(images, noise)
         assert rounded.distortion.dtype == rounded.rate.dtype == torch.float32
         assert not torch.equal(rounded.distortion, exact.distortion)  # the networks did run in bfloat16
@@ -79,7 +93,7 @@ class TestEvery:
         vae = build(network, likelihood)
         latents = torch.randn(4, vae.latent_dim, generator=generator)
         images = vae.mean_image(latents)
-        assert images.shape == (4, 1, 9, 8)
+        assert images.shape == (4, 1, 12, 8)
         torch.testing.assert_close(images, vae.likelihood.mean(vae.decode(latents)))
         assert images.min() >= 0
         assert images.max() <= 1
@@ -88,7 +102,7 @@ class TestEvery:
         self, network: Document, likelihood: Document, generator: Generator
     ) -> None:
         vae = build(network, likelihood)
-        images, noise = torch.rand(5, 1, 9, 8, generator=generator), torch.randn(5, 3, generator=generator)
+        images, noise = torch.rand(5, 1, 12, 8, generator=generator), torch.randn(5, 3, generator=generator)
         state = torch.random.get_rng_state()
         first, second = vae.elbo(images, noise), vae.elbo(images, noise)
         assert torch.equal(first.negative, second.negative)
@@ -106,7 +120,7 @@ class Constant(nn.Module):
         return self.parameters_of_pixels.expand(len(latents), *self.parameters_of_pixels.shape)
 
 
-@pytest.mark.parametrize("likelihood", [BERNOULLI, GAUSSIAN, FIXED])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_distortion_is_a_sum_over_pixels_and_rate_a_sum_over_dimensions(
     likelihood: Document, generator: Generator
 ) -> None:
@@ -114,7 +128,7 @@ def test_distortion_is_a_sum_over_pixels_and_rate_a_sum_over_dimensions(
 
     def elbo(shape: tuple[int, int, int], images: Tensor) -> ELBO:
         vae = build(MLP, likelihood, shape)
-        vae.decoder = Constant(shape)
+        vae.decoder = Constant((vae.architecture.likelihood.channels(shape[0]), *shape[1:]))
         return vae.elbo(images, torch.zeros(2, 3))
 
     images = torch.rand(2, 1, 8, 8, generator=generator)
@@ -122,7 +136,9 @@ def test_distortion_is_a_sum_over_pixels_and_rate_a_sum_over_dimensions(
     torch.testing.assert_close(twice.distortion, 2 * once.distortion)
 
     vae = build(MLP, likelihood, (1, 8, 8))
-    torch.testing.assert_close(vae.elbo(images, torch.zeros(2, 3)).rate, vae.posterior(images).kl().sum(1))
+    posterior = vae.posterior(images)
+    assert isinstance(posterior, DiagonalGaussian)
+    torch.testing.assert_close(vae.elbo(images, torch.zeros(2, 3)).rate, posterior.kl().sum(1))
 
 
 def test_the_elbo_bounds_the_evidence_of_a_model_small_enough_to_integrate(generator: Generator) -> None:

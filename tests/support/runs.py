@@ -31,8 +31,12 @@ def write_run(
     labels: bool = True,
     images: int = 40,
     seed: int = 0,
+    shake: float = 0.2,
 ) -> RunFolder:
-    """A run on ``images`` random pictures (H, W, C), smooth as photographs are; validation gets a quarter of them."""
+    """A run on ``images`` random pictures (H, W, C), smooth as photographs are; validation gets a quarter of them.
+
+    Weights are shaken by that standard deviation.
+    """
     height, width, channels = shape
     data = folder.parent / f"{folder.name}.npz"
     arrays: dict[str, NDArray[np.generic]] = {"images": pictures(images, shape)}
@@ -65,7 +69,7 @@ def write_run(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in trainee.average.module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=shake)
     save_checkpoint(run.best, trainee)
     run.log_file.write_text(
         "".join(

@@ -30,6 +30,7 @@ def _facts(
     metrics: Metrics | None = None,
     network: dict[str, Any] | None = None,
     channels: int = 1,
+    scales: tuple[float, ...] | None = None,
 ) -> Facts:
     config = check(
         {
@@ -56,7 +57,7 @@ def _facts(
         image=config.image,
         latent=latent,
         likelihood=LikelihoodSpec.model_validate(
-            {"family": likelihood["family"], "scale": scale, "binarization": binarization}
+            {"family": likelihood["family"], "scale": scale, "scales": scales, "binarization": binarization}
         ),
         graphs=graph_signatures(config.image, latent),
         metrics=metrics,
@@ -132,6 +133,27 @@ def test_densities_are_not_passed_off_as_probabilities() -> None:
     assert "one scale of 0.25 (learned)" in card
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "scales", "words"),
+    [
+        ({"family": "continuous-bernoulli"}, None, "continuous Bernoulli (Loaiza-Ganem and Cunningham, 2019)"),
+        ({"family": "discretized-logistic"}, (0.05,), "scales: 0.05 on [0, 1], learned, one a channel"),
+        ({"family": "discretized-logistic", "scale_per": "pixel"}, None, "scales: of each value from the decoder"),
+        ({"family": "categorical"}, None, "a probability for each of the 256 levels"),
+    ],
+)
+def test_bits_are_told_of_probabilities_only(
+    likelihood: dict[str, Any], scales: tuple[float, ...] | None, words: str
+) -> None:
+    discrete = likelihood["family"] != "continuous-bernoulli"
+    metrics = _metrics("none", likelihood=True, discrete=discrete)
+    card = model_card(_facts(likelihood=likelihood, scales=scales, metrics=metrics))
+    assert words in card
+    assert ("| -L_5000 in bits | 0.2035 |" in card) == discrete
+    assert ("Bits per dimension compare with those of other models of the same 8-bit images" in card) == discrete
+    assert ("do not compare with discrete likelihoods" in card) != discrete
+
+
 def test_a_fixed_scale_is_called_fixed() -> None:
     assert "one scale of 0.1 (fixed)" in model_card(_facts(likelihood={"family": "gaussian", "scale": 0.1}))
 
@@ -166,6 +188,27 @@ def test_it_says_what_the_model_is_and_where_it_comes_from() -> None:
         "a" * 64,
     ):
         assert fact in card, fact
+
+
+@pytest.mark.parametrize(
+    ("objective", "minimizes", "chosen"),
+    [
+        (None, "Minimizes -ELBO = distortion + rate, with one latent an image: ", "-ELBO"),
+        ({"kind": "elbo", "beta": 4.0}, "Minimizes distortion + 4 rate, with one latent an image: ", "-ELBO"),
+        ({"kind": "iwae", "samples": 5}, "Minimizes -L_5, the importance-weighted bound", "-L_5"),
+    ],
+)
+def test_it_says_what_was_minimized_and_what_chose_the_weights(
+    objective: dict[str, Any] | None, minimizes: str, chosen: str
+) -> None:
+    facts = _facts(likelihood={"family": "bernoulli"}, binarization="dynamic")
+    if objective is not None:
+        document = facts.config.model_dump(mode="json") | {"objective": objective}
+        facts = replace(facts, config=check(document, "test"))
+    card = model_card(facts)
+    assert minimizes in card
+    assert f"with the lowest validation {chosen}, of step 777" in card
+    assert ("neither is weighted" in card) == (objective is None)
 
 
 def test_one_is_not_called_several() -> None:
@@ -211,6 +254,19 @@ def test_convolutional_networks_in_color() -> None:
     assert "| decoder | convolutional: 99 hidden units, then the encoder's sizes, channels and residual blocks" in card
     assert "layers in reverse" not in card
     assert "[N, 3, 28, 20]" in card
+
+
+def test_gated_convolutional_networks() -> None:
+    card = model_card(_facts(likelihood={"family": "gaussian"}, network={"kind": "gated-conv", "channels": 16}))
+    assert "16 and 32 channels, kernels of 5x5 and the last of 7x5, then 256 features | 98,765 |" in card
+    assert "| decoder | gated transposed convolutions of 32 and 16 channels" in card
+
+
+def test_residual_networks() -> None:
+    network = {"kind": "resnet", "channels": 16, "multipliers": [1, 2, 3], "blocks": 4}
+    card = model_card(_facts(likelihood={"family": "gaussian"}, network=network))
+    assert "residual, 28x20, 14x10, 7x5 pixels with 16, 32, 48 channels, residual blocks at each size: 4 |" in card
+    assert "| decoder | residual: the encoder's sizes, channels and residual blocks in reverse" in card
 
 
 def test_a_fully_connected_decoder_is_the_encoder_in_reverse() -> None:

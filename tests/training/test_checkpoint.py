@@ -37,7 +37,7 @@ def trained(config: RunConfig, steps: int = 3) -> Trainee:
     for _ in range(steps):
         trainee.optimizer.zero_grad()
         loss = training_loss(trainee.model, images, config.data.binarization, trainee.generator, autocast=False)
-        torch.autograd.backward(loss.negative_elbo)
+        torch.autograd.backward(loss.objective)
         trainee.optimizer.step()
         trainee.average.update_parameters(trainee.model)
         trainee.progress.step += 1

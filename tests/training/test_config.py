@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from model.networks.mlp import MLPSettings
 from tests.support.digits import digits_config, digits_document
 from training.config import RunConfig, check, load
 from training.errors import ConfigError
@@ -47,7 +48,7 @@ class TestLoad:
 
     def test_reads_what_the_file_says(self, file: Path) -> None:
         config = load(file)
-        assert config.model.network.hidden == (8, 4)
+        assert config.model.network == MLPSettings(kind="mlp", hidden=(8, 4))
         assert config.seed == 0
         assert config.optimization.betas == (0.9, 0.999)
 
@@ -102,7 +103,7 @@ class TestLoad:
             ("optimization.learning_rate=nan", "optimization.learning_rate"),
             ("optimization.betas=[0.9, 1.0]", "optimization.betas"),
             ("optimization.ema_decay=1", "optimization.ema_decay"),
-            ("model.network.kind=resnet", "model.network.kind"),
+            ("model.network.kind=transformer", "model.network.kind"),
             ("evaluation.importance_samples=5001", "evaluation.importance_samples"),
             ("name=Not_A_Name", "name"),
             ("seed=-1", "seed"),
@@ -141,8 +142,13 @@ class TestLoad:
             ("evaluation.importance_samples=5001", "evaluation.importance_samples must be 5000 or less, not 5001"),
             ("image.channels=4", "image.channels must be 1 or 3, not 4"),
             ("schedule.tensorboard=perhaps", "schedule.tensorboard must be true or false, not 'perhaps'"),
-            ("model.network.kind=resnet", "model.network.kind must be one of 'mlp', 'conv', not 'resnet'"),
+            (
+                "model.network.kind=transformer",
+                "model.network.kind must be one of 'mlp', 'conv', 'gated-conv', 'resnet', not 'transformer'",
+            ),
+            ("model.likelihood.scale_per=pixel", "model.likelihood.scale_per does not go with 'bernoulli'"),
             ("model.network=conv", "model.network must be a table of keys and values, not 'conv'"),
+            ("objective.kind=vae", "objective.kind must be one of 'elbo', 'iwae', 'beta-tc', 'autoencoder', not 'vae'"),
         ],
     )
     def test_what_is_wrong_is_said_in_words(self, file: Path, override: str, words: str) -> None:
@@ -207,12 +213,34 @@ class TestRunConfig:
         with pytest.raises(ValidationError):
             digits_config().seed = 1  # type: ignore[misc]  # that is what must fail
 
+    @pytest.mark.parametrize("family", ["gaussian", "continuous-bernoulli", "discretized-logistic", "categorical"])
     @pytest.mark.parametrize("binarization", ["dynamic", "static"])
-    def test_binary_pixels_are_refused_a_gaussian(self, binarization: str) -> None:
+    def test_binary_pixels_are_refused_all_but_a_bernoulli(self, family: str, binarization: str) -> None:
         document = digits_document()
-        document["model"]["likelihood"] = {"family": "gaussian"}
+        document["model"]["likelihood"] = {"family": family}
         document["data"]["binarization"] = binarization
-        with pytest.raises(ConfigError, match="makes binary pixels, which a gaussian likelihood does not describe"):
+        with pytest.raises(ConfigError, match=f"makes binary pixels, which a {family} likelihood does not describe"):
+            check(document, "test")
+
+    @pytest.mark.parametrize(
+        ("network", "height", "words"),
+        [
+            ({"kind": "gated-conv"}, 10, "its sides must be multiples of 4, not 10x8"),
+            (
+                {"kind": "resnet", "multipliers": [1, 1, 1, 1]},
+                10,
+                "10x8 can be halved 2 times: use 3 multipliers at most",
+            ),
+        ],
+    )
+    def test_sizes_that_a_network_cannot_have_are_refused(
+        self, network: dict[str, object], height: int, words: str
+    ) -> None:
+        document = digits_document()
+        document["model"]["network"] = network
+        check(document | {"model": document["model"] | {"network": {"kind": network["kind"]}}}, "test")
+        document["image"]["height"] = height
+        with pytest.raises(ConfigError, match=words):
             check(document, "test")
 
     @pytest.mark.parametrize(

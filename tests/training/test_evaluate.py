@@ -23,7 +23,7 @@ from training.data.dataset import Dataset
 from training.data.load import load_test
 from training.errors import CheckpointError, ConfigError, DataError, NonFiniteMetric
 from training.estimators import mean_over_images
-from training.evaluate import evaluate_run, measure
+from training.evaluate import evaluate_run, measure, summary
 from training.memory import images_at_a_time
 from training.run import RunFolder
 
@@ -34,6 +34,7 @@ def evaluated(run: RunFolder, **options: int) -> tuple[Metrics, str]:
     """The metrics, and what was printed."""
     printed = io.StringIO()
     metrics = evaluate_run(run, data_dir=None, console=Console(file=printed, width=120), **options)
+    assert isinstance(metrics, Metrics)
     return metrics, printed.getvalue()
 
 
@@ -240,6 +241,10 @@ class TestTrainedRun:
         ({"family": "bernoulli"}, "none", False, False),
         ({"family": "gaussian"}, "none", True, False),
         ({"family": "gaussian", "scale": 0.1}, "none", True, False),
+        ({"family": "continuous-bernoulli"}, "none", True, False),
+        ({"family": "discretized-logistic"}, "none", True, True),
+        ({"family": "discretized-logistic", "scale_per": "pixel"}, "none", True, True),
+        ({"family": "categorical"}, "none", True, True),
     ],
 )
 def test_no_likelihood_of_grey_values_under_a_bernoulli_and_no_bits_of_a_density(
@@ -360,6 +365,20 @@ class TestCrafted:
         assert metrics.negative_log_likelihood.value == pytest.approx(64 * math.log(2))
         assert metrics.bits_per_dim.value == pytest.approx(1)
         assert metrics.effective_sample_size.minimum == pytest.approx(20, rel=1e-5)
+
+    def test_who_knows_nothing_takes_eight_bits_for_each_of_256_levels(self) -> None:
+        config = digits_config(data={"binarization": "none"}, model={"likelihood": {"family": "categorical"}})
+        model = VAE(config.model, config.image.shape)
+        model.encoder = FirstPixels([0.0, 0.0, 0.0])
+        for parameter in model.decoder.parameters():
+            nn.init.zeros_(parameter)
+        metrics = measured(model, pictures(30), config)
+        assert metrics.bits_per_dim is not None
+        assert metrics.bits_per_dim.value == pytest.approx(8)
+        assert metrics.reconstruction_error.value == pytest.approx(0.25)
+        printed = io.StringIO()
+        Console(file=printed, width=120).print(summary(metrics))
+        assert "8.0000" in printed.getvalue()
 
     def test_every_image_is_measured_whatever_the_batches(self) -> None:
         """Deterministic parts do not depend on how the images were divided."""

@@ -22,6 +22,7 @@ from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, Esti
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle
+from model.likelihoods import DiscretizedLogistic, Gaussian
 from tests.support.runs import BERNOULLI, CONV, GAUSSIAN, MLP, pictures, write_run
 from training.checkpoint import save_checkpoint
 from training.data.load import load_test, load_training
@@ -42,6 +43,26 @@ CASES: dict[str, dict[str, Any]] = {
         "latent_dim": 1,
     },
     "mlp, fixed scale, color 8x10": {"network": MLP, "likelihood": {**GAUSSIAN, "scale": 0.1}, "shape": (8, 10, 3)},
+    "gated-conv, categorical, color 12x8": {
+        "network": {"kind": "gated-conv", "channels": 4, "features": 12},
+        "likelihood": {"family": "categorical"},
+        "shape": (12, 8, 3),
+        "shake": 0.1,  # products of features grow fast, and with logits in the thousands float32 has no digits left
+    },
+    "resnet, discretized logistic, color 9x8": {
+        "network": {"kind": "resnet", "channels": 8, "multipliers": [1, 2], "blocks": 1},
+        "likelihood": {"family": "discretized-logistic"},
+        "shape": (9, 8, 3),
+    },
+    "mlp, discretized logistic with scales of pixels, grey 8x8": {
+        "network": MLP,
+        "likelihood": {"family": "discretized-logistic", "scale_per": "pixel"},
+    },
+    "conv, continuous bernoulli, grey 8x9": {
+        "network": CONV,
+        "likelihood": {"family": "continuous-bernoulli"},
+        "shape": (8, 9, 1),
+    },
 }
 
 
@@ -164,11 +185,14 @@ def test_the_manifest_says_what_was_trained(exported: Exported) -> None:
     assert manifest.git_commit == exported.run.provenance().git_commit
     assert manifest.metrics is None
     assert abs((datetime.now(UTC) - manifest.created).total_seconds()) < 600
-    scale = load_best(exported.run)[0].vae.likelihood
-    if config.model.likelihood.family == "gaussian":
-        assert manifest.likelihood.scale == pytest.approx(float(scale.scale()))  # type: ignore[operator]  # a Gaussian
-    else:
-        assert manifest.likelihood.scale is None
+    likelihood = load_best(exported.run)[0].vae.likelihood
+    assert manifest.likelihood.family == config.model.likelihood.family
+    scale = float(likelihood.scale()) if isinstance(likelihood, Gaussian) else None
+    scales = likelihood.scales() if isinstance(likelihood, DiscretizedLogistic) else None
+    assert manifest.likelihood.scale == (scale and pytest.approx(scale))
+    assert manifest.likelihood.scales == (scales and tuple(scales))
+    per_channel = getattr(config.model.likelihood, "scale_per", None) == "channel"
+    assert (manifest.likelihood.scales is not None) == per_channel
 
 
 def test_the_golden_sample_is_of_the_validation_images_and_of_all_classes(exported: Exported) -> None:
@@ -329,6 +353,14 @@ def test_what_the_exporter_cannot_do_is_said_in_a_line(simple: Exported, monkeyp
     model, _ = load_best(simple.run)
     with pytest.raises(ExportError, match=r"^encoder\.onnx: PyTorch's exporter cannot make this graph$"):
         encoder_graph(model.vae, simple.bundle.manifest.graphs.encoder)
+
+
+def test_what_a_precision_costs_is_not_guessed(tmp_path: Path) -> None:
+    """Of what the mean image does not tell, before anything is exported."""
+    run = write_run(tmp_path / "run", likelihood={"family": "categorical"})
+    with pytest.raises(ExportError, match="precision int8: what it costs a categorical likelihood cannot be measured"):
+        export(run, tmp_path / "bundle", "1", "int8", data_dir=None, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_version_that_no_bundle_may_have_is_refused(simple: Exported, quick: Path) -> None:

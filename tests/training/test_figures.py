@@ -27,6 +27,7 @@ from training.figures.panels import (
     SEED,
     encode_images,
     interpolations,
+    kl_importance,
     kl_of_dimensions,
     reconstructions,
     samples,
@@ -202,7 +203,7 @@ def test_interpolations_end_in_the_reconstructions_of_their_images(model: TorchM
 
 
 def test_traversals_are_of_the_dimensions_with_the_largest_kl(model: TorchModel) -> None:
-    panel = traversals(model, pictures(1, (8, 8, 1))[0], np.array([0.5, 3.25, 1.0]), rows=2)
+    panel = traversals(model, pictures(1, (8, 8, 1))[0], kl_importance(np.array([0.5, 3.25, 1.0])), rows=2)
     assert panel.row_labels == ("z1  3.25 nats", "z2  1.00 nats")
     assert panel.column_labels[0] == "−3"
     assert panel.column_labels[len(panel.column_labels) // 2] == "0"
@@ -300,6 +301,14 @@ def test_what_has_no_curve_has_no_entry(lines: int) -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["validation"]
     assert axes.lines[0].get_marker() == "o"
+
+
+def test_an_autoencoder_has_one_curve_of_the_three() -> None:
+    log: list[dict[str, Any]] = [{"step": step, "split": "train", "distortion": 9.0 - step} for step in range(5)]
+    figure = training_curves(log)
+    assert [len(axes.lines) for axes in figure.axes] == [0, 1, 0]
+    assert figure.axes[1].get_legend() is not None
+    assert _pixels(png(figure)).std() > 1
 
 
 @pytest.mark.parametrize("value", [3.0, float("nan")])

@@ -17,7 +17,8 @@ from training.data.load import load_training
 from training.errors import ConfigError, DataError, NonFiniteLoss
 from training.feed import Feed
 from training.loop import Loop, Plan, build_trainee
-from training.objective import Loss, training_loss
+from training.objective import training_loss
+from training.objectives.loss import Loss
 from training.optimization import learning_rate
 from training.run import RunFolder, read_log
 
@@ -149,7 +150,7 @@ def by_hand(config: RunConfig) -> dict[str, Tensor]:
         images = feed.batch(order[125 * step : 125 * (step + 1)])
         loss = training_loss(trainee.model, images, "dynamic", trainee.generator, autocast=False)
         rate = learning_rate(config.optimization, step, STEPS_PER_EPOCH)
-        gradients = torch.autograd.grad(loss.negative_elbo, parameters)
+        gradients = torch.autograd.grad(loss.objective, parameters)
         with torch.no_grad():
             for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
                 m.mul_(0.9).add_(0.1 * gradient)
@@ -167,13 +168,14 @@ class TestLog:
 
         def watched(*arguments: Any, **options: Any) -> Loss:
             loss = training_loss(*arguments, **options)
-            losses.append(loss.negative_elbo.item())
+            losses.append(loss.objective.item())
             return loss
 
         monkeypatch.setattr("training.loop.training_loss", watched)
         run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 3}))
         logged = [line["negative_elbo"] for line in lines(run, "train")]
         assert logged == pytest.approx([sum(losses[i : i + 3]) / 3 for i in range(0, STEPS, 3)])
+        assert [line["objective"] for line in lines(run, "train")] == logged
 
     def test_the_speed_is_that_of_training_without_validation(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,6 +205,34 @@ class TestLog:
         assert {line["split"] for line in log} == {"train", "validation"}
         for line in log:
             assert line["negative_elbo"] == pytest.approx(line["rate"] + line["distortion"], rel=1e-5)
+
+    def test_weights_are_in_the_objective_and_not_in_the_report(self, tmp_path: Path, finished: RunFolder) -> None:
+        config = digits_config(objective={"kind": "elbo", "beta": 4.0}, schedule={"log_every": 1})
+        run, _, printed = run_digits(tmp_path / "run", config)
+        for line in lines(run, "train"):
+            assert line["objective"] == pytest.approx(4 * line["rate"] + line["distortion"], rel=1e-5)
+            assert line["negative_elbo"] == pytest.approx(line["rate"] + line["distortion"], rel=1e-5)
+        for line in lines(run, "validation"):
+            assert (
+                line["criterion"] == line["negative_elbo"] == pytest.approx(line["rate"] + line["distortion"], rel=1e-5)
+            )
+        assert lines(run, "validation")[-1]["rate"] < lines(finished, "validation")[-1]["rate"]
+        assert "objective: minimizes distortion + 4 rate" in printed
+
+    def test_beta_follows_its_schedule(self, tmp_path: Path) -> None:
+        objective = {"kind": "elbo", "beta": 2.0, "schedule": {"kind": "warmup", "over_epochs": 2}}
+        run, _, _ = run_digits(tmp_path / "run", digits_config(objective=objective, schedule={"log_every": 1}))
+        betas = [(line["objective"] - line["distortion"]) / line["rate"] for line in lines(run, "train")]
+        assert betas == pytest.approx([min(2.0, 2 * step / 12) for step in range(STEPS)], rel=1e-2, abs=1e-3)
+
+    def test_an_autoencoder_has_no_rate_and_no_elbo(self, tmp_path: Path) -> None:
+        run, _, printed = run_digits(tmp_path / "run", digits_config(objective={"kind": "autoencoder"}))
+        assert all(not {"rate", "negative_elbo"} & line.keys() for line in read_log(run.log_file))
+        assert all(line["objective"] == line["distortion"] for line in lines(run, "train"))
+        (best, *_) = sorted(lines(run, "validation"), key=lambda line: float(line["distortion"]))
+        assert restored(run.best).progress.best_step == best["step"]
+        assert f"validation distortion at the mean {best['distortion']:.2f} nats" in printed
+        assert "-ELBO" not in printed
 
     def test_it_learns(self, finished: RunFolder) -> None:
         curve = [line["negative_elbo"] for line in lines(finished, "validation")]
@@ -239,6 +269,18 @@ class TestBest:
         best = min(lines(finished, "validation"), key=lambda line: float(line["negative_elbo"]))
         assert progress.step == progress.best_step == best["step"]
         assert progress.best_negative_elbo == best["negative_elbo"]
+
+    def test_an_importance_weighted_bound_is_judged_by_itself(self, tmp_path: Path) -> None:
+        """And the ELBO is reported beside it, from the same latents."""
+        config = digits_config(objective={"kind": "iwae", "samples": 4})
+        run, _, printed = run_digits(tmp_path / "run", config)
+        validations = lines(run, "validation")
+        best = min(validations, key=lambda line: float(line["criterion"]))
+        assert restored(run.best).progress.best_negative_elbo == best["criterion"]
+        for line in read_log(run.log_file):
+            assert line["negative_elbo"] == pytest.approx(line["rate"] + line["distortion"], rel=1e-5)
+            assert line["criterion" if line["split"] == "validation" else "objective"] < line["negative_elbo"]
+        assert f"validation -L_4 {best['criterion']:.2f} nats  (-ELBO {best['negative_elbo']:.2f} nats = " in printed
 
     def test_stays_the_best_while_validation_gets_worse(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         validations = iter([50.0, 40.0, 45.0])
@@ -293,9 +335,9 @@ class TestEarlyStopping:
 def patch_validation(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
     """Let the validations come out as told."""
 
-    def told(*_: object, **__: object) -> Loss:
-        value = torch.tensor(next(values), dtype=torch.float64)
-        return Loss(value, value, torch.zeros(()))
+    def told(*_: object, **__: object) -> dict[str, float]:
+        value = float(next(values))
+        return {"criterion": value, "negative_elbo": value, "distortion": value, "rate": 0.0}
 
     monkeypatch.setattr("training.loop.validation_loss", told)
 
@@ -312,7 +354,7 @@ class TestNonFinite:
             nonlocal calls
             calls += 1
             loss = training_loss(*arguments, **options)
-            return Loss(*(part * bad for part in loss)) if calls == step else loss
+            return loss._replace(objective=loss.objective * bad) if calls == step else loss
 
         with monkeypatch.context() as patch:
             patch.setattr("training.loop.training_loss", spoiled)

@@ -7,6 +7,13 @@ from torch import Generator, Tensor
 from model.vae import VAE
 from tests.support.digits import digits_config
 from training.objective import Binarization, binarize, training_loss, validation_loss
+from training.objectives.autoencoder import Autoencoder
+from training.objectives.elbo import UNWEIGHTED, Elbo, FreeBits
+from training.objectives.iwae import Iwae
+from training.objectives.loss import Objective
+from training.objectives.total_correlation import BetaTC
+
+OBJECTIVES = (UNWEIGHTED, Elbo(4, 0.5), FreeBits(0.1, 2), Iwae(3), Iwae(3, "dreg"), BetaTC(1, 6, 1, 100), Autoencoder())
 
 
 @pytest.fixture
@@ -46,23 +53,25 @@ class TestBinarize:
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("binarization", ["dynamic", "none"])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_training_and_validation_are_the_same_function(
-    model: VAE, images: Tensor, binarization: Binarization, autocast: bool
+    model: VAE, images: Tensor, objective: Objective, binarization: Binarization, autocast: bool
 ) -> None:
-    training = training_loss(model, images, binarization, seeded(), autocast=autocast)
-    validation = validation_loss(model, [images], binarization, seeded(), autocast=autocast)
-    torch.testing.assert_close(torch.stack(validation).float(), torch.stack(training).detach())
-    assert training.negative_elbo.requires_grad
-    assert not validation.negative_elbo.requires_grad
+    training = training_loss(model, images, binarization, seeded(), autocast=autocast, objective=objective)
+    validation = validation_loss(model, [images], binarization, seeded(), autocast=autocast, objective=objective)
+    assert validation.pop("criterion") == pytest.approx(training.objective.item(), rel=1e-6)
+    assert validation == pytest.approx({name: part.item() for name, part in training.parts.items()}, rel=1e-6)
+    assert training.objective.requires_grad
+    assert not any(part.requires_grad for part in training.parts.values())
 
 
 def test_the_loss_is_the_mean_over_images_of_both_halves(model: VAE, images: Tensor) -> None:
     loss = training_loss(model, images, "none", seeded(), autocast=False)
     noise = torch.randn(30, model.latent_dim, generator=seeded())
     elbo = model.elbo(images, noise)
-    torch.testing.assert_close(loss.distortion, elbo.distortion.mean())
-    torch.testing.assert_close(loss.rate, elbo.rate.mean())
-    torch.testing.assert_close(loss.negative_elbo, loss.distortion + loss.rate)
+    torch.testing.assert_close(loss.parts["distortion"], elbo.distortion.mean().detach())
+    torch.testing.assert_close(loss.parts["rate"], elbo.rate.mean().detach())
+    torch.testing.assert_close(loss.objective, elbo.negative.mean())
 
 
 def test_every_validation_image_weighs_the_same(model: VAE, images: Tensor) -> None:
@@ -70,8 +79,12 @@ def test_every_validation_image_weighs_the_same(model: VAE, images: Tensor) -> N
     uneven = validation_loss(model, torch.split(images, 28), "none", seeded(), autocast=False)
     generator = seeded()
     batches = [training_loss(model, batch, "none", generator, autocast=False) for batch in torch.split(images, 28)]
-    for total, large, small in zip(uneven, *batches, strict=True):
-        assert total.item() == pytest.approx((28 * large.item() + 2 * small.item()) / 30, rel=1e-6)
+    large, small = batches
+    for name, part in large.parts.items():
+        expected = (28 * part.item() + 2 * small.parts[name].item()) / 30
+        assert uneven[name] == pytest.approx(expected, rel=1e-6)
+    expected = (28 * large.objective.item() + 2 * small.objective.item()) / 30
+    assert uneven["criterion"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_twice_as_large_has_the_same_loss(model: VAE, images: Tensor) -> None:

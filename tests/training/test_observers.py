@@ -29,6 +29,40 @@ def test_a_validation_is_a_line_anywhere() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "criterion", "words"),
+    [
+        (VALUES | {"criterion": 30.5}, "-ELBO", "-ELBO 30.50 nats = distortion 20.25 + rate 10.25"),
+        (
+            VALUES | {"criterion": 29.75},
+            "-L_5",
+            "-L_5 29.75 nats  (-ELBO 30.50 nats = distortion 20.25 + rate 10.25)",
+        ),
+        ({"criterion": 20.25, "distortion": 20.25}, "distortion at the mean", "distortion at the mean 20.25 nats"),
+    ],
+)
+def test_what_validation_judges_by_is_told(values: dict[str, float], criterion: str, words: str) -> None:
+    printed = io.StringIO()
+    with ConsoleObserver(Plan(6, 18), Console(file=printed), start=0, criterion=criterion) as observer:
+        observer.validated(12, values)
+    assert printed.getvalue().splitlines() == [f"epoch 2  step 12/18  validation {words}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (VALUES | {"objective": 30.5}, "-ELBO 30.50  1234 images/s"),
+        (VALUES | {"objective": 61.25}, "objective 61.25  -ELBO 30.50  1234 images/s"),
+        ({"objective": 20.25, "distortion": 20.25, "images_per_second": 7.0}, "objective 20.25  7 images/s"),
+    ],
+)
+def test_the_objective_is_told_beside_the_elbo_where_it_is_another(values: dict[str, float], words: str) -> None:
+    printed = io.StringIO()
+    with ConsoleObserver(Plan(6, 18), Console(file=printed, force_terminal=True, width=150), start=0) as observer:
+        observer.trained(6, values)
+    assert words in printed.getvalue()
+
+
 def test_a_speed_that_is_not_known_is_not_told() -> None:
     printed = io.StringIO()
     with ConsoleObserver(Plan(6, 18), Console(file=printed, width=40), start=0) as observer:

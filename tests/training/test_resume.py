@@ -168,6 +168,31 @@ def test_interrupted_with_a_learned_scale_and_without_convolutions(
     assert any("likelihood" in name for name in load_file(run.last))
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"kind": "elbo", "beta": 2.0, "free_bits": 0.1, "schedule": {"kind": "cyclical", "cycles": 2}},
+        {"kind": "elbo", "distortion_weight": 0.0},
+        {"kind": "iwae", "samples": 3, "gradient": "dreg"},
+        {"kind": "beta-tc", "beta": 4.0},
+        {"kind": "autoencoder"},
+    ],
+    ids=lambda objective: f"{objective['kind']}-{len(objective)}",
+)
+def test_interrupted_whatever_is_minimized(
+    objective: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where beta stands is a function of the step, and every parameter has its optimizer's state."""
+    config = digits_config(objective=objective, model={"network": {"kind": "mlp", "hidden": [16]}})
+    reference, _, _ = run_digits(tmp_path / "reference", config)
+    with monkeypatch.context() as patch:
+        signal_after(patch, 7, signal.SIGTERM)
+        run_digits(tmp_path / "run", config)
+    run, complete, _ = run_digits(tmp_path / "run", config, resume=True)
+    assert complete
+    assert_same_weights(run, reference)
+
+
 def test_a_signal_after_the_checkpoint_was_decided_on_is_heeded_a_step_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +246,7 @@ class TestRefused:
             ({"seed": 4}, "seed"),
             ({"model": {"latent_dim": 4}}, "model"),
             ({"optimization": {"learning_rate": 0.1}}, "optimization"),
+            ({"objective": {"kind": "elbo", "beta": 4.0}}, "objective"),
             ({"data": {"validation_fraction": 0.2}}, "data.validation_fraction"),
             ({"schedule": {"validate_every": 2}}, "schedule.validate_every"),
             ({"threads": 2, "seed": 4}, "seed, threads"),
@@ -298,6 +324,20 @@ class TestAllowed:
         run.provenance_file.write_text(json.dumps(document), encoding="utf-8")
         _, complete, _ = run_digits(run.folder, resume=True)
         assert complete
+
+    def test_a_run_of_before_there_were_objectives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, references: dict[str, RunFolder]
+    ) -> None:
+        """Its config.json has no such section: it minimizes what it always did, and ends with the same weights."""
+        with monkeypatch.context() as patch:
+            signal_after(patch, 7, signal.SIGTERM)
+            run, _, _ = run_digits(tmp_path / "run")
+        document = json.loads(run.config_file.read_text(encoding="utf-8"))
+        assert document.pop("objective")["kind"] == "elbo"
+        run.config_file.write_text(json.dumps(document), encoding="utf-8")
+        _, complete, _ = run_digits(run.folder, resume=True)
+        assert complete
+        assert_same_weights(run, references["float32"])
 
     def test_another_commit_is_written_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for commit, step in (("a" * 40, 5), ("b" * 40, 9), ("b" * 40, STEPS)):

@@ -136,11 +136,15 @@ def check_test(
     seed: int,
     data_dir: Path | None = None,
     progress: Progress | None = None,
+    look: Callable[[NDArray[np.uint8]], None] = lambda images: None,
 ) -> int | None:
     """Find out whether the test images can be read, before a model is trained that could never be measured.
 
     Each is decoded once, and nothing of it is kept. The files of MNIST are left alone: what they hold is known by its
     checksum, and they can be fetched again.
+
+    Args:
+        look: shown all of them, some ``(N, H, W, C)`` at a time.
 
     Returns:
         How many they are; None where they were left alone.
@@ -152,7 +156,12 @@ def check_test(
         return None
     pool, rows = _test_rows(_open(config, image, data_dir, progress), config, seed)
     _require_some(len(rows), pool.name, "test")
-    pool.check(rows, "test", lambda images: _require_promised(images, pool.name, "test", config))
+
+    def judge(images: NDArray[np.uint8]) -> None:
+        _require_promised(images, pool.name, "test", config)
+        look(images)
+
+    pool.check(rows, "test", judge)
     return len(rows)
 
 

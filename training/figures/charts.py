@@ -31,7 +31,7 @@ def training_curves(log: Sequence[dict[str, Any]]) -> Figure:
         everything: list[float] = []
         settled: list[float] = []
         for split, color, style in (("train", TRAINING, "-"), ("validation", VALIDATION, "o-")):
-            lines = [line for line in log if line["split"] == split]
+            lines = [line for line in log if line["split"] == split and key in line]
             if not lines:
                 continue
             steps, values = [line["step"] for line in lines], [line[key] for line in lines]
@@ -45,7 +45,8 @@ def training_curves(log: Sequence[dict[str, Any]]) -> Figure:
         axes.set_xlabel("step")
         axes.set_ylabel("nats per image")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.axes[0].legend()
+    # An autoencoder has one curve of the three.
+    next((axes for axes in figure.axes if axes.lines), figure.axes[0]).legend()
     return figure
 
 

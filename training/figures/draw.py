@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 
 from model.bundle.files import write_bytes_atomically
@@ -15,12 +14,15 @@ from training.figures.charts import latent_scatter, training_curves
 from training.figures.page import Panel, columns_of, constant_style, page, png
 from training.figures.panels import (
     Bytes,
+    Importance,
     Model,
     encode_images,
     interpolations,
+    kl_importance,
     kl_of_dimensions,
     reconstructions,
     samples,
+    spread_importance,
     traversals,
 )
 from training.images import training_images
@@ -51,7 +53,9 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     many = validation.subset(choose(len(validation), _MOST_IMAGES, config.seed))
     posterior = encode_images(model, many.images)
     with constant_style():
-        figures = _pages(model, shown, kl_of_dimensions(posterior))
+        diagonal = config.model.posterior.kind == "diagonal"
+        importance = kl_importance(kl_of_dimensions(posterior)) if diagonal else spread_importance(posterior)
+        figures = _pages(model, shown, importance)
         if many.labels is None:
             console.print(f"no latents.png: {validation.name} has no labels to color it by", highlight=False)
         else:
@@ -78,15 +82,15 @@ def draw_bundle(bundle: Bundle, folder: Path, *, console: Console) -> list[Path]
     metrics = bundle.manifest.metrics
     kl = kl_of_dimensions(encode_images(bundle, images)) if metrics is None else np.array(metrics.kl_per_dimension)
     with constant_style():
-        figures = {"overview": page(_overview(bundle, images)), **_pages(bundle, images, kl)}
+        figures = {"overview": page(_overview(bundle, images)), **_pages(bundle, images, kl_importance(kl))}
         return _write(figures, folder, console)
 
 
-def _pages(model: Model, images: Bytes, kl: NDArray[np.float64]) -> dict[str, Figure]:
+def _pages(model: Model, images: Bytes, importance: Importance) -> dict[str, Figure]:
     return {
         "reconstructions": page([reconstructions(model, images)]),
-        "samples": page([samples(model, len(kl), images.shape[2])]),
-        "traversals": page([traversals(model, images[0], kl)]),
+        "samples": page([samples(model, len(importance.values), images.shape[2])]),
+        "traversals": page([traversals(model, images[0], importance)]),
         "interpolations": page([interpolations(model, images)]),
     }
 

@@ -1,6 +1,6 @@
 """What a model makes of images and of latents, as panels: reconstructions, samples, traversals, interpolations."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,17 +75,35 @@ def interpolations(model: Model, images: Bytes, *, rows: int = 5) -> Panel:
     return Panel(title, np.stack(frames))
 
 
-def traversals(model: Model, image: Bytes, kl: NDArray[np.float64], *, rows: int = 10) -> Panel:
-    """One image ``(H, W, C)`` with one latent dimension at a time changed: those with the largest KL."""
+class Importance(NamedTuple):
+    """How much each latent dimension says of an image, ``(D,)``; by which measure, and in which unit."""
+
+    values: NDArray[np.float64]
+    measure: str
+    unit: str
+
+
+def kl_importance(kl: NDArray[np.float64]) -> Importance:
+    """By the divergence of each dimension."""
+    return Importance(kl, "KL", " nats")
+
+
+def spread_importance(posterior: Posterior) -> Importance:
+    """By the variance over images of what stands for them, where the divergence is no sum over dimensions."""
+    return Importance(posterior.mean.astype(np.float64).var(axis=0), "variance over images", "")
+
+
+def traversals(model: Model, image: Bytes, importance: Importance, *, rows: int = 10) -> Panel:
+    """One image ``(H, W, C)`` with one latent dimension at a time changed: the most important ones."""
     columns = columns_of(image.shape[1]) - 1 | 1  # odd, so that 0 is among them
     start = encode_images(model, image[None]).mean[0]
-    order = np.argsort(-kl, kind="stable")[:rows]
+    order = np.argsort(-importance.values, kind="stable")[:rows]
     frames = [_decode(model, traverse(start, int(index), -REACH, REACH, columns)) for index in order]
     values = np.linspace(-REACH, REACH, columns)
     return Panel(
-        "traversals: one image, one latent dimension changed (KL on the left)",
+        f"traversals: one image, one latent dimension changed ({importance.measure} on the left)",
         np.stack(frames),
-        row_labels=tuple(f"z{index}  {kl[index]:.2f} nats" for index in order),
+        row_labels=tuple(f"z{index}  {importance.values[index]:.2f}{importance.unit}" for index in order),
         column_labels=tuple(f"{value:.3g}".replace("-", "−") for value in values),
     )
 

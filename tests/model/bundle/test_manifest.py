@@ -123,6 +123,11 @@ METRICS_JSON = METRICS.model_dump()
         (LikelihoodSpec, {"family": "gaussian", "scale": float("inf")}, "scale"),
         (LikelihoodSpec, {"family": "gaussian", "scale": 1.0, "binarization": "dynamic"}, "no binarization"),
         (LikelihoodSpec, {"family": "bernoulli", "scale": 1.0}, "no scale"),
+        (LikelihoodSpec, {"family": "continuous-bernoulli", "scale": 1.0}, "no scale"),
+        (LikelihoodSpec, {"family": "categorical", "scales": [1.0]}, "no scales"),
+        (LikelihoodSpec, {"family": "discretized-logistic", "scales": [0.0]}, "scales"),
+        (LikelihoodSpec, {"family": "discretized-logistic", "binarization": "static"}, "no binarization"),
+        (LikelihoodSpec, {"family": "categorical", "binarization": "dynamic"}, "no binarization"),
         (Metrics, METRICS_JSON | {"active_units": -1}, "active_units"),
         (Metrics, METRICS_JSON | {"rate": {"value": float("nan"), "low": 0.0, "high": 0.0}}, "rate.value"),
     ],
@@ -146,6 +151,10 @@ def test_specs_out_of_bounds_are_refused(model: type[BaseModel], raw: dict[str, 
         ({"files": {"a": "G" * 64}}, "files"),
         ({"files": {"manifest.json": "0" * 64}}, "list the manifest"),
         ({"metrics": METRICS.model_copy(update={"kl_per_dimension": (1.0,)})}, "kl_per_dimension"),
+        (
+            {"likelihood": LikelihoodSpec(family="discretized-logistic", scales=(0.1,) * 2)},
+            "one number for each channel",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,46 @@
+"""One latent an image from a posterior whose dimensions are independent: what is asked of each dimension by itself."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from model.posteriors import DiagonalGaussian
+from model.vae import VAE
+
+
+class OneLatent(NamedTuple):
+    """Of B images."""
+
+    posterior: DiagonalGaussian
+    latent: Tensor
+    """``(B, D)``."""
+    distortion: Tensor
+    """-log p(x|z) ``(B,)`` in nats."""
+
+
+def one_latent(model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> OneLatent:
+    """Encode images ``(B, C, H, W)``, draw a latent for each, decode it.
+
+    Raises:
+        TypeError: the posterior's dimensions are not independent.
+    """
+    noise = torch.randn(images.shape[0], model.latent_dim, generator=generator, device=images.device)
+    posterior = diagonal(model, images, autocast=autocast)
+    latent = posterior.reparameterize(noise)
+    return OneLatent(posterior, latent, distortion(model, images, latent, autocast=autocast))
+
+
+def diagonal(model: VAE, images: Tensor, *, autocast: bool) -> DiagonalGaussian:
+    """The posteriors of images ``(B, C, H, W)``; raises as ``one_latent`` does."""
+    posterior = model.posterior(images, autocast=autocast)
+    if not isinstance(posterior, DiagonalGaussian):
+        raise TypeError("this objective is defined for diagonal posteriors only")
+    return posterior
+
+
+def distortion(model: VAE, images: Tensor, latent: Tensor, *, autocast: bool) -> Tensor:
+    """-log p(x|z) ``(B,)`` in nats of images ``(B, C, H, W)`` at latents ``(B, D)``."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
+        parameters = model.decode(latent)
+    return -model.likelihood.log_prob(parameters, images)

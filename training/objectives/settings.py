@@ -1,0 +1,110 @@
+"""The `[objective]` section of a configuration: what a run minimizes. ``choice`` turns it into what computes it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.section import Section
+
+Gradient = Literal["standard", "stl", "dreg"]
+
+
+class Constant(Section):
+    """beta from the first step on."""
+
+    kind: Literal["constant"]
+
+
+class Warmup(Section):
+    """From 0 in a line to beta, where it stays (Bowman et al., 2016; Sønderby et al., 2016)."""
+
+    kind: Literal["warmup"]
+    over_epochs: float = Field(gt=0, description="epochs, or parts of one, until beta is reached")
+
+
+class Cyclical(Section):
+    """Again and again from 0 in a line to beta (Fu et al., 2019)."""
+
+    kind: Literal["cyclical"]
+    cycles: int = Field(4, gt=0, description="in the whole run, all of the same length")
+    rising: float = Field(0.5, gt=0, le=1, description="share of a cycle in which beta rises; then it stays")
+
+
+Schedule = Annotated[Constant | Warmup | Cyclical, Field(discriminator="kind")]
+
+
+class ElboSettings(Section):
+    """The evidence lower bound, its halves weighted: ``distortion_weight * distortion + beta * rate``."""
+
+    kind: Literal["elbo"]
+    beta: float = Field(1.0, ge=0, description="weight of the rate (Higgins et al., 2017); 0: reconstruction only")
+    distortion_weight: float = Field(1.0, ge=0, description="weight of the distortion; 0: the rate only")
+    free_bits: float = Field(
+        0.0,
+        ge=0,
+        description="nats of each latent dimension that cost nothing, on the mean KL of a batch (Kingma et al., 2016)",
+    )
+    schedule: Schedule = Field(Constant(kind="constant"), description="how beta changes along the run")
+
+    @model_validator(mode="after")
+    def _has_something_to_minimize(self) -> "ElboSettings":
+        if self.beta == 0 and self.distortion_weight == 0:
+            raise ValueError("objective.beta and objective.distortion_weight are both 0: nothing is minimized")
+        if self.beta == 0 and (self.free_bits > 0 or self.schedule.kind != "constant"):
+            raise ValueError(
+                "objective.beta = 0 drops the rate: objective.free_bits and objective.schedule are without effect; "
+                "leave them out"
+            )
+        return self
+
+    @property
+    def posteriors(self) -> tuple[str, ...] | None:
+        """The kinds of posterior that it is defined for; None: all."""
+        return ("diagonal",) if self.free_bits > 0 else None
+
+
+class IwaeSettings(Section):
+    """The importance-weighted bound of several latents an image (Burda et al., 2015)."""
+
+    kind: Literal["iwae"]
+    samples: int = Field(5, ge=1, le=5000, description="k, the latents of an image")
+    gradient: Gradient = Field(
+        "standard",
+        description="standard: of the bound itself; stl: sticking the landing (Roeder et al., 2017), biased for "
+        "k > 1; dreg: doubly reparameterized (Tucker et al., 2019), unbiased",
+    )
+
+    @property
+    def posteriors(self) -> tuple[str, ...] | None:
+        """As of `ElboSettings`: without the score of q, log q is taken at a given latent, which flows do not tell."""
+        return None if self.gradient == "standard" else ("diagonal", "full")
+
+
+class BetaTCSettings(Section):
+    """The rate in three parts, each with a weight (Chen et al., 2018)."""
+
+    kind: Literal["beta-tc"]
+    alpha: float = Field(1.0, ge=0, description="weight of the mutual information of image and latent")
+    beta: float = Field(ge=0, description="weight of the total correlation of the latent dimensions")
+    gamma: float = Field(1.0, ge=0, description="weight of the divergence of each dimension from its prior")
+
+    @property
+    def posteriors(self) -> tuple[str, ...]:
+        """As of `ElboSettings`: q(z_d|x) has to be known."""
+        return ("diagonal",)
+
+
+class AutoencoderSettings(Section):
+    """Reconstruction from the posterior's mean: no noise, no rate, and so no likelihood."""
+
+    kind: Literal["autoencoder"]
+
+    @property
+    def posteriors(self) -> tuple[str, ...]:
+        """As of `ElboSettings`: of a flow nothing but its image of the mean would be trained."""
+        return ("diagonal",)
+
+
+ObjectiveSettings = Annotated[
+    ElboSettings | IwaeSettings | BetaTCSettings | AutoencoderSettings, Field(discriminator="kind")
+]
