@@ -1,0 +1,214 @@
+"""log p(x) of a trained model by annealed importance sampling, and how far off that is, on data that the model made.
+
+What these estimates know of a VAE is its decoder and likelihood: no bound becomes loose where the encoder is poor.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from model.ais import (
+    Annealed,
+    Annealing,
+    Path,
+    forward_ais,
+    geometric_path,
+    lower_bound,
+    reverse_ais,
+    sigmoid_schedule,
+    tune,
+    upper_bound,
+)
+from model.divergences import LogDensity
+from model.posteriors import standard_normal_log_density
+from model.vae import VAE
+from training.estimators import LogMeanExp, encode
+from training.simulate import simulate
+
+Initial = Literal["prior", "posterior"]
+
+CHAINS, TEMPERATURES, LEAPFROG_STEPS = 16, 1000, 10
+# The mean over a few chains is enough to steer a step size by.
+_TUNING_CHAINS = 4
+
+
+class AISEstimates(NamedTuple):
+    """Per image ``(N,)``."""
+
+    log_likelihood: Tensor
+    """A bound in nats: in expectation at most log p(x), rarely more than a few nats above it."""
+    effective_sample_size: Tensor
+    """Of the weights of the chains, between 1 and their number."""
+    acceptance_rate: Tensor
+    """Of the moves; far from 0.65 the step sizes were not found."""
+
+
+class Bracket(NamedTuple):
+    """log p(x) of simulated images, from both sides; per image ``(N,)``."""
+
+    lower: Tensor
+    """From going forward, in nats."""
+    upper: Tensor
+    """From going back, in nats."""
+    effective_sample_size: Tensor
+    """Of the weights from going forward."""
+
+    @property
+    def gap(self) -> Tensor:
+        """``upper - lower``, nats: the mean over images bounds, in expectation, how far off ``lower`` is."""
+        return self.upper - self.lower
+
+
+def ais_images(
+    model: VAE,
+    images: Tensor,
+    generator: Generator,
+    *,
+    chains: int = CHAINS,
+    temperatures: int = TEMPERATURES,
+    leapfrog_steps: int = LEAPFROG_STEPS,
+    initial: Initial = "prior",
+    at_a_time: int | None = None,
+) -> AISEstimates:
+    """Bound log p(x) of images ``(N, C, H, W)`` from below (Wu, Burda, Salakhutdinov and Grosse, 2017).
+
+    From the prior, chains move in the latent space. From the posterior, they move in the space of the noise that the
+    posterior's draws are made of, where those are N(0, I) whatever its family, flows included; the true posterior is
+    nearly round there, and fewer temperatures are enough (as Hoffman et al., 2019, "NeuTra-lizing bad geometry").
+
+    Args:
+        model: in evaluation mode.
+        images: as its likelihood wants them; binary for a Bernoulli.
+        generator: on the device of the images.
+        chains: S of each image.
+        temperatures: T; the cost is about S * N * T * leapfrog_steps gradients of the decoder, and a quarter more for
+            the step sizes.
+        leapfrog_steps: gradients a move.
+        initial: where chains start.
+        at_a_time: how many latents are decoded at a time (absent: all). It decides how much memory that takes, and not
+            which numbers come out.
+
+    Raises:
+        ValueError: no chain or no temperature.
+    """
+    _check(chains)
+    with _frozen(model):
+        path = _path(model, images, initial, at_a_time or chains * len(images))
+        annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
+        start = _normal(chains, len(images), model.latent_dim, generator, images)
+        annealed = forward_ais(path, start, generator, annealing)
+    return AISEstimates(lower_bound(annealed.log_weights), _effective(annealed), annealed.acceptance_rate)
+
+
+def bracket(
+    model: VAE,
+    count: int,
+    generator: Generator,
+    *,
+    chains: int = CHAINS,
+    temperatures: int = TEMPERATURES,
+    leapfrog_steps: int = LEAPFROG_STEPS,
+    at_a_time: int | None = None,
+) -> Bracket:
+    """Bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015): log p(x) of simulated images, from both sides.
+
+    Real images have no exact posterior sample, so no upper bound. If the gap is small on simulated ones, and real ones
+    are not much harder, then the lower bound of these is good too (Wu et al., 2017).
+
+    Args:
+        model: in evaluation mode.
+        count: images, of which the mean gap is to be taken.
+        generator: on the device of the model.
+        chains, temperatures, leapfrog_steps, at_a_time: as for :func:`ais_images`.
+
+    Raises:
+        ValueError: no chain or no temperature.
+        TypeError: there is no way to draw from the model's likelihood.
+    """
+    _check(chains)
+    with _frozen(model):
+        images, latents = simulate(model, count, generator)
+        path = _path(model, images, "prior", at_a_time or chains * count)
+        annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
+        start = _normal(chains, count, model.latent_dim, generator, images)
+        forward = forward_ais(path, start, generator, annealing)
+        back = reverse_ais(path, latents.expand(chains, -1, -1), generator, annealing)
+    return Bracket(lower_bound(forward.log_weights), upper_bound(back.log_weights), _effective(forward))
+
+
+def _tune(
+    path: Path, images: Tensor, dimension: int, generator: Generator, chains: int, temperatures: int, steps: int
+) -> Annealing:
+    start = _normal(min(chains, _TUNING_CHAINS), len(images), dimension, generator, images)
+    return tune(path, start, generator, schedule=sigmoid_schedule(temperatures), leapfrog_steps=steps)
+
+
+def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> Path:
+    log_likelihood = _log_likelihood(model, images, at_a_time)
+    if initial == "prior":
+        return geometric_path(standard_normal_log_density, log_likelihood)
+    with torch.no_grad():
+        posterior = encode(model, images, at_a_time)
+
+    def log_ratio(noise: Tensor) -> Tensor:
+        latents, log_density = posterior.draw(noise)
+        return log_likelihood(latents) + standard_normal_log_density(latents) - log_density
+
+    return Path(standard_normal_log_density, log_ratio)
+
+
+def _log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:
+    """log p(x|z), ``(S, N, D) -> (S, N)``, differentiable in z.
+
+    Gradients are taken piece by piece, along with the values: one graph of all pieces would keep the features of all.
+    """
+
+    def log_likelihood(latents: Tensor) -> Tensor:
+        chains, count = latents.shape[:2]
+        which = torch.arange(count, device=images.device).repeat(chains)
+        flat = latents.detach().flatten(0, 1)
+        values, gradients = [], []
+        for some, of in zip(torch.split(flat, at_a_time), torch.split(which, at_a_time), strict=True):
+            with torch.enable_grad():
+                variable = some.detach().requires_grad_()
+                value = model.likelihood.log_prob(model.decode(variable), images[of])
+                gradients.append(torch.autograd.grad(value.sum(), variable)[0])
+            values.append(value.detach())
+        value = torch.unflatten(torch.cat(values), 0, (chains, count))
+        gradient = torch.unflatten(torch.cat(gradients), 0, (chains, count))
+        # Of this value, to which zero is added, autograd finds this gradient.
+        with_gradient: Tensor = value + (gradient * (latents - latents.detach())).sum(-1)
+        return with_gradient
+
+    return log_likelihood
+
+
+@contextmanager
+def _frozen(model: VAE) -> Iterator[None]:
+    """No graph for parameters: what their gradients need would be kept too."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _normal(chains: int, count: int, dimension: int, generator: Generator, like: Tensor) -> Tensor:
+    return torch.randn(chains, count, dimension, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _effective(annealed: Annealed) -> Tensor:
+    weights = LogMeanExp()
+    weights.add(annealed.log_weights)
+    return weights.effective_sample_size()
+
+
+def _check(chains: int) -> None:
+    if chains < 1:
+        raise ValueError(f"there must be at least one chain, not {chains}")
