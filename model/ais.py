@@ -29,7 +29,7 @@ _TUNING_MOVES = 300
 _FIRST_MOVES = 30
 
 
-class Path(NamedTuple):
+class AnnealingPath(NamedTuple):
     """The geometric path: ``log f_beta = log_initial + beta * log_ratio``, both ``(S, N, D) -> (S, N)`` nats."""
 
     log_initial: LogDensity
@@ -59,7 +59,9 @@ class Annealed(NamedTuple):
     """``(N,)``: mean over chains and moves; NaN where nothing moved."""
 
 
-def geometric_path(log_prior: LogDensity, log_likelihood: LogDensity, log_initial: LogDensity | None = None) -> Path:
+def geometric_path(
+    log_prior: LogDensity, log_likelihood: LogDensity, log_initial: LogDensity | None = None
+) -> AnnealingPath:
     """From the prior to the posterior of ``log_prior + log_likelihood``, or from ``log_initial``, as q(z|x).
 
     Args:
@@ -68,9 +70,9 @@ def geometric_path(log_prior: LogDensity, log_likelihood: LogDensity, log_initia
         log_initial: a normalized log density of the same shapes; absent: the prior.
     """
     if log_initial is None:
-        return Path(log_prior, log_likelihood)
+        return AnnealingPath(log_prior, log_likelihood)
     initial = log_initial
-    return Path(initial, lambda latents: log_prior(latents) + log_likelihood(latents) - initial(latents))
+    return AnnealingPath(initial, lambda latents: log_prior(latents) + log_likelihood(latents) - initial(latents))
 
 
 def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Tensor:
@@ -99,7 +101,9 @@ def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Tensor:
 
 
 @torch.no_grad()
-def tune(path: Path, start: Tensor, generator: Generator, *, schedule: Tensor, leapfrog_steps: int) -> Annealing:
+def tune(
+    path: AnnealingPath, start: Tensor, generator: Generator, *, schedule: Tensor, leapfrog_steps: int
+) -> Annealing:
     """Find step sizes for each temperature and image, by annealing chains whose weights nobody uses.
 
     Chains that adapt to their own past have weights with E[w] != p(x), if only a little: so these do, and those that
@@ -130,7 +134,7 @@ def tune(path: Path, start: Tensor, generator: Generator, *, schedule: Tensor, l
     return Annealing(schedule, steps, leapfrog_steps)
 
 
-def forward_ais(path: Path, start: Tensor, generator: Generator, annealing: Annealing) -> Annealed:
+def forward_ais(path: AnnealingPath, start: Tensor, generator: Generator, annealing: Annealing) -> Annealed:
     """From the initial density to the posterior.
 
     With a single temperature nothing moves, and this is importance sampling from the initial density.
@@ -150,7 +154,7 @@ def forward_ais(path: Path, start: Tensor, generator: Generator, annealing: Anne
     return _anneal(path, start, generator, annealing, backwards=False)
 
 
-def reverse_ais(path: Path, start: Tensor, generator: Generator, annealing: Annealing) -> Annealed:
+def reverse_ais(path: AnnealingPath, start: Tensor, generator: Generator, annealing: Annealing) -> Annealed:
     """From exact samples of the posterior back to the initial density: the same moves in the opposite order.
 
     Simulated data have an exact sample of their posterior: the latent that made the image (Grosse, Ghahramani and
@@ -189,7 +193,9 @@ def upper_bound(log_weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _anneal(path: Path, start: Tensor, generator: Generator, annealing: Annealing, *, backwards: bool) -> Annealed:
+def _anneal(
+    path: AnnealingPath, start: Tensor, generator: Generator, annealing: Annealing, *, backwards: bool
+) -> Annealed:
     _check(annealing.schedule)
     beta = annealing.schedule.tolist()
     count = len(beta) - 1

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from model.ais import (
     Annealed,
     Annealing,
-    Path,
+    AnnealingPath,
     forward_ais,
     geometric_path,
     lower_bound,
@@ -140,13 +140,19 @@ def bracket(
 
 
 def _tune(
-    path: Path, images: Tensor, dimension: int, generator: Generator, chains: int, temperatures: int, steps: int
+    path: AnnealingPath,
+    images: Tensor,
+    dimension: int,
+    generator: Generator,
+    chains: int,
+    temperatures: int,
+    steps: int,
 ) -> Annealing:
     start = _normal(min(chains, _TUNING_CHAINS), len(images), dimension, generator, images)
     return tune(path, start, generator, schedule=sigmoid_schedule(temperatures), leapfrog_steps=steps)
 
 
-def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> Path:
+def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> AnnealingPath:
     log_likelihood = _log_likelihood(model, images, at_a_time)
     if initial == "prior":
         return geometric_path(standard_normal_log_density, log_likelihood)
@@ -157,7 +163,7 @@ def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> Path:
         latents, log_density = posterior.draw(noise)
         return log_likelihood(latents) + standard_normal_log_density(latents) - log_density
 
-    return Path(standard_normal_log_density, log_ratio)
+    return AnnealingPath(standard_normal_log_density, log_ratio)
 
 
 def _log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from model.ais import (
     Annealed,
     Annealing,
-    Path,
+    AnnealingPath,
     forward_ais,
     geometric_path,
     lower_bound,
@@ -60,7 +60,7 @@ class Problem:
         standard: Tensor = torch.linalg.solve_triangular(factor, shift, upper=False).squeeze(-1)
         return standard
 
-    def annealing(self, temperatures: int, path: Path | None = None, start: Tensor | None = None) -> Annealing:
+    def annealing(self, temperatures: int, path: AnnealingPath | None = None, start: Tensor | None = None) -> Annealing:
         start = self.prior(4) if start is None else start
         schedule = sigmoid_schedule(temperatures)
         return tune(path or self.path, start, self.generator, schedule=schedule, leapfrog_steps=8)
