@@ -16,6 +16,9 @@ from training.data.dataset import Dataset
 from training.errors import ConfigError, ExportError, NonFiniteMetric
 from training.evaluate import evaluate_run, measure_reconstruction
 from training.export import export
+from training.figures.draw import draw_run
+from training.figures.page import Panel
+from training.figures.panels import Bytes, Importance, Model, traversals
 from training.publish import check_publication
 from training.reconstruction import Reconstruction
 from training.run import RunFolder
@@ -102,3 +105,19 @@ def test_there_is_no_bundle_of_it(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no bundle of it"):
         check_publication(run.config(), tmp_path / "bundle", "1")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_its_dimensions_are_drawn_by_their_spread_and_not_by_a_divergence(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would be that of a log_variance nobody trained."""
+    measures: list[str] = []
+
+    def watched(model: Model, image: Bytes, importance: Importance) -> Panel:
+        measures.append(importance.measure)
+        return traversals(model, image, importance)
+
+    monkeypatch.setattr("training.figures.draw.traversals", watched)
+    drawn = draw_run(run, tmp_path, data_dir=None, console=Console(file=io.StringIO()))
+    assert measures == ["variance over images"]
+    assert {path.stem for path in drawn} >= {"reconstructions", "traversals", "training_curves"}

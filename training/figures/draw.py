@@ -53,8 +53,9 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     many = validation.subset(choose(len(validation), _MOST_IMAGES, config.seed))
     posterior = encode_images(model, many.images)
     with constant_style():
-        diagonal = config.model.posterior.kind == "diagonal"
-        importance = kl_importance(kl_of_dimensions(posterior)) if diagonal else spread_importance(posterior)
+        # An autoencoder does not train the variance that its divergences would be of.
+        divides = config.model.posterior.kind == "diagonal" and config.objective.kind != "autoencoder"
+        importance = kl_importance(kl_of_dimensions(posterior)) if divides else spread_importance(posterior)
         figures = _pages(model, shown, importance)
         if many.labels is None:
             console.print(f"no latents.png: {validation.name} has no labels to color it by", highlight=False)
