@@ -126,7 +126,6 @@ def bracket(
 
     Raises:
         ValueError: no chain or no temperature.
-        TypeError: there is no way to draw from the model's likelihood.
     """
     _check(chains)
     with _frozen(model):

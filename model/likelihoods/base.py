@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Generator, Tensor
 
 Support = Literal["binary", "interval", "levels"]
 """What a pixel may be: 0 or 1; any number in [0, 1], of which the likelihood is a density; one of 256 levels k/255."""
@@ -36,6 +36,10 @@ class Likelihood(Protocol):
         """log p(x|z), ``(...)`` nats: the sum over the last three axes of the broadcast shapes."""
         ...
 
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """A draw from p(x|z), ``(N, C, H, W)``, for each of the parameters ``(N, C', H, W)``."""
+        ...
+
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """Parameters ``(C', H, W)`` of the family's member that a decoder without any knowledge should begin with,
         given the mean ``(C, H, W)`` of all images, in [0, 1]."""
@@ -49,6 +53,20 @@ def to_levels(images: Tensor) -> Tensor:
     [0.0, 51.0, 255.0]
     """
     return torch.round(images * (LEVELS - 1))
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """Pixels in [0, 1] of levels, which are rounded; beyond black and white there is nothing.
+
+    >>> from_levels(torch.tensor([-3.0, 50.9, 300.0])).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
+    return levels.round().clamp(0, LEVELS - 1) / (LEVELS - 1)
+
+
+def uniform(like: Tensor, generator: Generator) -> Tensor:
+    """Noise in [0, 1) of the same shape, for the inverse of a distribution function."""
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def logits_of(mean_image: Tensor) -> Tensor:

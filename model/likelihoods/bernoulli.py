@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from model.likelihoods.base import FamilySettings, Support, logits_of
@@ -30,6 +30,10 @@ class Bernoulli(nn.Module):
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         """``x * logit - softplus(logit)``, summed: stable for logits of any size."""
         return (images * parameters - F.softplus(parameters)).sum((-3, -2, -1))
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Zeros and ones."""
+        return torch.bernoulli(self.mean(parameters), generator=generator)
 
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """``logit(mean_image)``: its mean is the mean image."""

@@ -4,9 +4,9 @@ networks"), as in the VAE of van den Berg et al. (2018, "Sylvester normalizing f
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from model.likelihoods.base import LEVELS, FamilySettings, Support, to_levels
+from model.likelihoods.base import LEVELS, FamilySettings, Support, from_levels, to_levels
 from model.likelihoods.continuous_bernoulli import ContinuousBernoulli
 
 
@@ -42,6 +42,12 @@ class Categorical(nn.Module):
         # Less memory than log_softmax: only what is chosen is normalized.
         chosen = torch.take_along_dim(*_aligned(logits, levels), dim=-3).squeeze(-3)
         return (chosen - logits.logsumexp(-3)).sum((-3, -2, -1))
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Levels."""
+        logits = _by_level(parameters).movedim(-3, -1)
+        level = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator)
+        return from_levels(level.reshape(logits.shape[:-1]).to(parameters.dtype))
 
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """Logits that rise in a straight line from black to white: of all distributions with the wanted mean (to within

@@ -8,10 +8,10 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from model.likelihoods.base import FamilySettings, Support
+from model.likelihoods.base import FamilySettings, Support, uniform
 
 # Below this |logit| normalizer and mean are 0/0 or differences of large numbers, and their Taylor series are exact:
 # what these leave out is less than 1e-8 there.
@@ -42,6 +42,14 @@ class ContinuousBernoulli(nn.Module):
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         """``x l - softplus(l) + log C(l)`` in nats, summed: a Bernoulli's, and what makes a density of it."""
         return (images * parameters - F.softplus(parameters) + log_normalizer(parameters)).sum((-3, -2, -1))
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """By the inverse of its distribution function, F(x) = (exp(l x) - 1) / (exp(l) - 1) at logit l."""
+        noise = uniform(parameters, generator)
+        # Where l > 0 exp(l) may overflow: there the mirrored distribution, which has -l, is drawn.
+        falling = -parameters.abs()
+        dark = torch.where(falling < 0, torch.log1p(noise * torch.expm1(falling)) / falling, noise)
+        return torch.where(parameters > 0, 1 - dark, dark).clamp(0, 1)
 
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """The logits whose mean is the mean image, found by bisection; means are kept within [0.01, 0.99]."""

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from model.likelihoods.base import LEVELS, FamilySettings, Support, to_levels
+from model.likelihoods.base import LEVELS, FamilySettings, Support, from_levels, to_levels, uniform
 
 _WIDTH = 1 / (LEVELS - 1)  # of a bin, on [0, 1] pixels
 # No scale is smaller: at a fortieth of a level all probability lies in one bin. Probabilities have a bound, unlike
@@ -90,6 +90,11 @@ class DiscretizedLogistic(nn.Module):
         above = torch.where(black, 0.0, F.logsigmoid(-lower / scale))
         within = torch.where(black | white, 0.0, (-torch.expm1(-_WIDTH / scale)).log())
         return (below + above + within).sum((-3, -2, -1))
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Levels, of a logistic draw by the inverse of its distribution function."""
+        location, scale = self._split(parameters)
+        return from_levels((location + scale * torch.logit(uniform(location, generator))) * (LEVELS - 1))
 
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """Locations at the mean image, scales as they begin. Where the image is nearly black or white its mean is

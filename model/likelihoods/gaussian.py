@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from model.likelihoods.base import FamilySettings, Support, logits_of
 
@@ -56,6 +56,12 @@ class Gaussian(nn.Module):
         scale = self.scale()
         standardized = (images - self.mean(parameters)) / scale
         return (-0.5 * (standardized.square() + _LOG_TWO_PI) - scale.log()).sum((-3, -2, -1))
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """The mean with noise; pixels may leave [0, 1], as the density does."""
+        mean = self.mean(parameters)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + self.scale() * noise
 
     def parameters_for(self, mean_image: Tensor) -> Tensor:
         """``logit(mean_image)``: its mean is the mean image."""
