@@ -117,7 +117,7 @@ class Bundle:
             self.decode(np.zeros((size, self.manifest.latent.dim), np.float32))
 
     def tune(self, most: int) -> None:
-        """Have both graphs find out how many of ``most`` rows they take best at a time. Raises ModelFault."""
+        """Have both graphs find out how many rows, up to ``most``, they take best at a time. Raises ModelFault."""
         for graph in (self._encoder, self._decoder):
             graph.tune(most)
 

@@ -80,23 +80,32 @@ class Graph:
         """Run it on one row of zeros. Raises ModelFault where it fails."""
         self.run(np.zeros((1, *self._input_shape), np.float32))
 
-    def tune(self, most: int) -> int:
-        """Find out how many rows at a time are the fastest, of ``most`` and its halves down to 8, and give no more than
-        those to one call from now on. Takes a fraction of a second. Raises ModelFault where the graph fails.
+    def tune(self, most: int) -> int | None:
+        """Find out how many rows at a time are the fastest, up to ``most``, and give no more to one call from now on;
+        None, and no bound, if nothing says that more are slower. Raises ModelFault where the graph fails.
 
         What a layer makes of many rows does not fit into the cache where the next one would find it: the largest batch
-        is not always the best.
+        is not always the best. Sizes are tried from small to large, and none that would take longer than a fraction of
+        a second, or memory in proportion: a large model is not tuned at all.
         """
-        paces: dict[int, float] = {}
-        began, size = time.perf_counter(), most
         self._at_a_time = None
-        while size >= _LEAST_AT_A_TIME and time.perf_counter() - began < _TUNING_SECONDS:
-            rows = np.zeros((size, *self._input_shape), np.float32)
-            paces[size] = min(self._seconds(rows) for _ in range(_TRIES)) / size
-            size //= 2
-        self._give_back()
-        worth = min(paces.values(), default=0.0) * _WORTH_A_CALL
-        self._at_a_time = max((size for size, pace in paces.items() if pace <= worth), default=most)
+        sizes = [most]
+        while sizes[0] // 2 >= _LEAST_AT_A_TIME:
+            sizes.insert(0, sizes[0] // 2)
+        ends = time.perf_counter() + _TUNING_SECONDS
+        pace = self._seconds(1)
+        paces: dict[int, float] = {}
+        for size in sizes:
+            if time.perf_counter() + _TRIES * size * pace > ends:
+                break
+            pace = min(self._seconds(size) for _ in range(_TRIES)) / size
+            paces[size] = pace
+        if paces:
+            self._give_back()
+            worth = min(paces.values()) * _WORTH_A_CALL
+            best = max(size for size, pace in paces.items() if pace <= worth)
+            if best < max(paces):
+                self._at_a_time = best
         return self._at_a_time
 
     def _give_back(self) -> None:
@@ -106,7 +115,8 @@ class Graph:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             self._session.run(self._outputs, {self._input: np.zeros((1, *self._input_shape), np.float32)}, options)
 
-    def _seconds(self, rows: Floats) -> float:
+    def _seconds(self, count: int) -> float:
+        rows = np.zeros((count, *self._input_shape), np.float32)
         began = time.perf_counter()
         self.run(rows)
         return time.perf_counter() - began

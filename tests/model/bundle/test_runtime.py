@@ -178,28 +178,55 @@ def test_the_tools_of_onnx_runtime_leave_the_import_path_alone() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 8, 11, 12, 13, 64, 70])
-def test_parts_are_the_whole(bundle: Bundle, count: int) -> None:
+def test_parts_are_the_whole(bundle: Bundle, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(1).random((count, *bundle.manifest.image.shape), np.float32)
     latents = np.random.default_rng(2).standard_normal((count, bundle.manifest.latent.dim), np.float32)
     expected = (*bundle.encode(rows), bundle.decode(latents))
-    bundle.tune(64)
     for graph in (bundle._encoder, bundle._decoder):
-        assert graph._at_a_time in (8, 16, 32, 64)
-        graph._at_a_time = 8
+        monkeypatch.setattr(graph, "_at_a_time", 8)
     for found, wanted in zip((*bundle.encode(rows), bundle.decode(latents)), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         assert found.shape == wanted.shape
 
 
-def test_the_fastest_size_is_taken_and_a_larger_one_if_it_is_about_as_fast(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+FAST = 1e-6  # seconds a row
+
+
+@pytest.mark.parametrize(
+    ("paces", "most", "best"),
+    [
+        ({8: 1.1, 16: 1.0, 32: 1.0, 64: 1.0}, 64, None),
+        ({8: 1.2, 16: 1.0, 32: 1.3, 64: 1.3}, 64, 16),
+        ({8: 1.0, 16: 1.01, 32: 1.02, 64: 1.1}, 64, 32),
+        ({12: 1.0, 24: 1.2, 48: 1.3}, 48, 12),
+        ({4: 1.0}, 4, None),
+        ({8: 1.0, 16: 2000.0}, 64, 8),  # after which there is no time for more
+        ({8: 9000.0}, 64, None),
+    ],
+    ids=["larger is better", "middle", "about as fast", "no power of two", "few", "slow", "very slow"],
+)
+def test_tuning_takes_the_fastest_size_and_little_time(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, paces: dict[int, float], most: int, best: int | None
 ) -> None:
+    clock, tried = [0.0], []
+
+    def seconds(count: int) -> float:
+        tried.append(count)
+        spent = FAST * count * paces.get(count, paces[min(paces)])
+        clock[0] += spent
+        return spent
+
+    monkeypatch.setattr("model.bundle.sessions.time.perf_counter", lambda: clock[0])
     graph = bundle._encoder
-    for seconds, expected in (
-        ({64: 64.0, 32: 31.5, 16: 16.0, 8: 9.0}, 64),
-        ({64: 64.0, 32: 30.0, 16: 14.0, 8: 8.0}, 16),
-        ({64: 64.0, 32: 25.0, 16: 12.4, 8: 6.2}, 32),
-    ):
-        monkeypatch.setattr(graph, "_seconds", lambda rows, seconds=seconds: seconds[len(rows)])
-        assert graph.tune(64) == expected
-    assert graph.tune(4) == 4
+    monkeypatch.setattr(graph, "_seconds", seconds)
+    monkeypatch.setattr(graph, "_at_a_time", None)
+    assert graph.tune(most) == graph._at_a_time == best
+    assert max(tried) <= most
+    assert clock[0] < 0.3
+
+
+def test_tuning_runs_the_graphs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for graph in (bundle._encoder, bundle._decoder):
+        monkeypatch.setattr(graph, "_at_a_time", 5)
+    bundle.tune(64)
+    assert all(graph._at_a_time in (None, 8, 16, 32) for graph in (bundle._encoder, bundle._decoder))
