@@ -60,6 +60,8 @@ class Lane:
         plan = note.plan
         if not isinstance(plan, Stages) or not plan.express or note.method == "HEAD":
             return
+        if not plan.is_light(1):  # else every body would be read here for nothing, and then once more
+            return
         if not _OWN_WAY.isdisjoint(note.headers):
             return
         if len(self._heads) >= MOST_HEADS:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from app.errors import Overloaded
 from app.exchange import Call
 from app.express import LONGEST_HEAD, MOST_HEADS, Known, Lane
-from app.metrics import Metrics
 from app.notes import Note
 from app.operations import sample
 from tests.app.client import assert_problem, engine_of, grey, npy, picture, running
@@ -117,6 +116,18 @@ async def test_what_goes_its_own_way(tiny: Path, request_: bytes) -> None:
             client.say(request_)
             assert (await client.hear()).status_code == 200
         assert not any(took)
+
+
+@on_either_loop
+@pytest.mark.parametrize("kind", ["image/webp", "application/zip", "application/json"])
+async def test_answers_that_take_a_thread_are_not_tried(tiny: Path, kind: str) -> None:
+    async with bench(tiny) as server:
+        took = watch(lane_of(server))
+        client = await server.connect()
+        for _ in range(3):
+            client.say(post("/decode", JSON, LATENT, kind))
+            assert (await client.hear()).headers["content-type"] == kind
+        assert took == []
 
 
 @on_either_loop
@@ -357,10 +368,3 @@ def test_the_oldest_heads_are_forgotten(tiny: Path) -> None:
             assert len(lane._heads) == MOST_HEADS
 
     asyncio.run(scenario())
-
-
-def test_metrics_of_a_turn() -> None:
-    metrics = Metrics()
-    for _ in range(1000):
-        metrics.request("/encode", "POST", 200, 0.002)
-    assert b'vae_request_duration_seconds_count{route="/encode"} 1000.0' in metrics.exposition()

@@ -161,3 +161,11 @@ def test_whichever_process_is_asked_tells_of_all(tmp_path: Path) -> None:
     assert 'vae_requests_total{method="POST",route="/encode",status="200"} 4.0' in lines
     assert "vae_requests_in_progress 1.0" in lines
     assert [line for line in lines if line.startswith("process_resident_memory_bytes ")]
+
+
+def test_what_was_observed_is_counted_whether_it_was_sorted_in_or_not() -> None:
+    metrics = Metrics()
+    for _ in range(1000):
+        metrics.request("/encode", "POST", 200, 0.002)
+    assert b'vae_request_duration_seconds_count{route="/encode"} 1000.0' in metrics.exposition()
+    assert b'vae_request_duration_seconds_bucket{le="0.0025",route="/encode"} 1000.0' in metrics.exposition()
