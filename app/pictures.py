@@ -13,7 +13,8 @@ from app.engine import Model, Stage
 from app.errors import Invalid
 from app.exchange import Call
 from app.images import LIGHT_DOCUMENT, Reading, read_latents, read_latents_at_once
-from app.limits import check_numbers, named, seed_header, seed_of
+from app.limits import check_numbers
+from app.naming import named, seed_header, seed_of
 from app.negotiation import JSON, NPY, PNG, ZIP, choose
 from app.outputs import Outputs, Rows
 from app.plans import Given, Plan, Stages

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from app.answers import LIGHT_NUMBERS, Answer, answer, json_body, npy_body
 from app.errors import ModelFailure
 from app.images import Reading
-from app.limits import check_numbers, named, seed_header, seed_of
+from app.limits import check_numbers
+from app.naming import named, seed_header, seed_of
 from app.negotiation import NPY
 from app.outputs import Outputs, Rows
 from app.plans import Given, Stages
