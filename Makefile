@@ -53,8 +53,9 @@ openapi: .venv-dev/.installed ## regenerate openapi.json
 	$(DEV)/python -m app.documentation > openapi.json.new
 	mv openapi.json.new openapi.json
 
-docs: .venv-dev/.installed ## regenerate the tables of README.md
+docs: .venv-dev/.installed ## regenerate the tables of README.md and the pictures of docs/theory.md
 	$(DEV)/python -m tests.support.tables
+	$(DEV)/python -m training.figures.estimators docs/images/theory
 
 lock: .venv-dev/.installed ## regenerate constraints.txt
 	$(DEV)/python .ci/lock > constraints.txt.new

@@ -6,12 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from model.bundle.files import write_bytes_atomically
 from model.bundle.runtime import Bundle
 from training.data.splits import choose
-from training.errors import DataError
 from training.figures.charts import latent_scatter, training_curves
-from training.figures.page import Panel, columns_of, constant_style, page, png
+from training.figures.page import Panel, columns_of, constant_style, page, write_figures
 from training.figures.panels import (
     Bytes,
     Importance,
@@ -106,15 +104,7 @@ def _overview(bundle: Bundle, images: Bytes) -> list[Panel]:
 
 
 def _write(figures: dict[str, Figure], folder: Path, console: Console) -> list[Path]:
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            path = folder / f"{name}.png"
-            write_bytes_atomically(path, png(figure))
-            written.append(path)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    written = write_figures(figures, folder)
     names = ", ".join(path.name for path in written)
     console.print(f"{folder}: {names}", highlight=False, soft_wrap=True)
     return written

@@ -1,6 +1,7 @@
 """Pictures of the theory, of no run and no data: gradients, directions of the divergence, bounds of the evidence."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from model.ais import forward_ais, geometric_path, lower_bound, reverse_ais, sigmoid_schedule, tune, upper_bound
-from model.bundle.files import write_bytes_atomically
 from model.gaussian_fits import (
     GaussianFit,
     GaussianMixture,
@@ -26,9 +26,8 @@ from model.gaussian_fits import (
 from model.gradients import reparameterization_gradient, score_function_gradient
 from model.linear_gaussian import LinearGaussian
 from model.posteriors import DiagonalGaussian, standard_normal_log_density
-from training.errors import DataError
 from training.figures.charts import TRAINING, VALIDATION
-from training.figures.page import DPI, INK, constant_style, png
+from training.figures.page import DPI, INK, constant_style, write_figures
 
 SEED = 0
 # Okabe and Ito (2008), the third beside those of the charts.
@@ -58,7 +57,6 @@ def draw_theory(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be written.
     """
-    written = []
     with constant_style():
         figures = {
             "gradient_variance": gradient_variance(),
@@ -66,15 +64,7 @@ def draw_theory(folder: Path) -> list[Path]:
             "local_optima": local_optima(),
             "bidirectional": bidirectional(),
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, figure in figures.items():
-                path = folder / f"{name}.png"
-                write_bytes_atomically(path, png(figure))
-                written.append(path)
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return written
+        return write_figures(figures, folder)
 
 
 def gradient_variance(dimensions: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128, 256)) -> Figure:
@@ -245,3 +235,7 @@ def _legend(figure: Figure, target: str, fit: str) -> None:
     """Contours have no entries of their own."""
     lines = [Line2D([], [], color=color, linewidth=1.2) for color in (TRAINING, VALIDATION)]
     figure.legend(lines, [target, fit], loc="outside lower center", ncols=2)
+
+
+if __name__ == "__main__":
+    draw_theory(Path(sys.argv[1]))

@@ -1,9 +1,10 @@
 """Rows of small images with titles and labels, on a page where every image pixel is a whole number of page pixels."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.bundle.drawing import tile
+from model.bundle.files import write_bytes_atomically
+from training.errors import DataError
 
 Bytes = NDArray[np.uint8]
 
@@ -127,3 +130,21 @@ def _write(figure: Figure, text: str, x: float, y: float, *, size: float, va: st
     """Text at page pixels, y from the top."""
     width, height = figure.get_size_inches() * DPI
     figure.text(x / width, 1 - y / height, text, fontsize=size, color=INK, va=va, ha=ha)
+
+
+def write_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Each as ``NAME.png`` in a folder that is made where there is none; the files.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            write_bytes_atomically(path, png(figure))
+            written.append(path)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return written
