@@ -32,6 +32,7 @@ RUN python3 docker/slim.py /srv/vae/lib/python3*/site-packages
 FROM dependencies AS code
 RUN pip --python /srv/vae/bin/python install --no-compile -c constraints.txt hatchling
 COPY README.md LICENSE vae.py ./
+COPY commands commands
 COPY app app
 COPY model/__init__.py model/
 COPY model/bundle model/bundle

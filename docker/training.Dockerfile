@@ -28,6 +28,7 @@ RUN python3 requirements.py training tensorboard > requirements.txt \
 FROM dependencies AS code
 RUN pip --python /srv/vae/bin/python --no-cache-dir --disable-pip-version-check install -c constraints.txt hatchling
 COPY README.md LICENSE vae.py ./
+COPY commands commands
 COPY app app
 COPY model model
 COPY training training

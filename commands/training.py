@@ -1,0 +1,127 @@
+"""Commands that train, measure, export and draw. `training` is imported inside them: a server needs no torch."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from commands.shared import INTERRUPTED, WRONG_USAGE, DataDir, fail, opened
+from model.bundle.interrupts import quick_exit
+from model.bundle.manifest import MANIFEST
+
+TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
+READY_MADE = "cifar10, folder, mnist, mnist-iwae-5, mnist-iwae-50, mnist-mlp, mnist-static-mlp, smoke"
+
+Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", "-k", min=1, max=5000, help="k of the bound L_k.", show_default="the configuration's"),
+]
+
+
+@contextmanager
+def _torch(interrupted: str = "interrupted") -> Iterator[Console]:
+    """Around what imports and calls `training`: its errors, signals, and the lack of its packages, as one line."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also for process 1 of a container
+    try:
+        from training.errors import ConfigError, TrainingError
+    except ModuleNotFoundError:
+        fail("this installation only serves; training needs the whole of latentserve", WRONG_USAGE)
+    try:
+        with quick_exit():
+            import torch  # noqa: F401 (every command here needs it)
+        yield Console()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
+            raise
+        fail(f"training needs {error.name}: pip install 'latentserve[training]' (in a clone: make dev)", WRONG_USAGE)
+    except ConfigError as error:
+        fail(str(error), WRONG_USAGE)
+    except TrainingError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail(interrupted, INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def train(
+    config: Annotated[str, typer.Argument(help=f"TOML file, run folder, or one of {READY_MADE}.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be given several times."),
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
+    data_dir: DataDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
+    publish: Annotated[
+        Path | None, typer.Option(help="Then evaluate, draw figures, and export the bundle to PUBLISH/NAME.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of the bundle; with --publish.", show_default="1")] = None,
+) -> None:
+    """Train a model. Ctrl-C stops after writing a checkpoint."""
+    if version is not None and publish is None:
+        raise typer.BadParameter("is of the bundle that --publish makes: give both", param_hint="--version")
+    with _torch() as console:
+        from training.launch import Publication, explain, launch, resolve
+
+        resolved, folder = resolve(config, settings or [], run)
+        if dry_run:
+            typer.echo(resolved.model_dump_json(indent=2))
+            explain(resolved, Console(stderr=True))  # what is on stdout is a configuration
+        elif not launch(resolved, folder, Publication(publish, version), data_dir, resume=resume, console=console):
+            raise typer.Exit(INTERRUPTED)
+
+
+def evaluate(
+    run: Run,
+    data_dir: DataDir = None,
+    samples: Samples = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Only so many test images, drawn by the seed.")] = None,
+) -> None:
+    """Measure a run on its test split. Prints a table and writes metrics.json."""
+    with _torch("interrupted: nothing was written") as console:
+        from training.evaluate import evaluate_run
+        from training.run import RunFolder
+
+        evaluate_run(RunFolder(run), data_dir=data_dir, importance_samples=samples, images=images, console=console)
+
+
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    precision: Annotated[Literal["float32", "float16", "int8"], typer.Option(help="Of the graphs.")] = "float32",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Export a run as a bundle. It is held against PyTorch before it is put in place."""
+    with _torch("interrupted: nothing was exported") as console:
+        from training.export import export as export_run
+        from training.run import RunFolder
+
+        export_run(RunFolder(run), output, version, precision, replace=replace, data_dir=data_dir, console=console)
+
+
+def figures(
+    source: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="Run folder or bundle folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder.", show_default="RUN/figures, or figures")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw figures of a run or a bundle. Reconstructions, samples, traversals, interpolations; a run's curves."""
+    with _torch() as console:
+        from training.figures import draw_bundle, draw_run
+        from training.run import RunFolder
+
+        if (source / MANIFEST).exists():  # a bundle holds its own files and no others
+            draw_bundle(opened(source), output or Path("figures"), console=console)
+        else:
+            run = RunFolder(source)
+            draw_run(run, output or run.figures, data_dir=data_dir, console=console)
