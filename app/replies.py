@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, Metrics, PosteriorSpec
+from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, PosteriorSpec
+from model.bundle.measurements import Metrics
 
 Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
 

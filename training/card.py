@@ -6,7 +6,8 @@ folder.
 
 from dataclasses import dataclass
 
-from model.bundle.manifest import Estimate, Manifest, Metrics
+from model.bundle.manifest import Manifest
+from model.bundle.measurements import Estimate, Metrics
 from model.posteriors import LOG_VARIANCE_LIMIT
 from training import anatomy
 from training.config import RunConfig

@@ -8,7 +8,7 @@ import torch
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
 from torch import Generator, Tensor
 
-from model.bundle.manifest import Estimate
+from model.bundle.measurements import Estimate
 from model.posteriors import Posterior, standard_normal_log_density
 from model.vae import VAE
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle.files import write_text_atomically
-from model.bundle.manifest import EffectiveSampleSize, Estimate, Metrics, Protocol
+from model.bundle.measurements import EffectiveSampleSize, Estimate, Metrics, Protocol
 from model.posteriors import DiagonalGaussian
 from model.vae import VAE
 from training.config import RunConfig, check

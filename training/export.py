@@ -35,9 +35,9 @@ from model.bundle.manifest import (
     LikelihoodSpec,
     Lower,
     Manifest,
-    Metrics,
     graph_signatures,
 )
+from model.bundle.measurements import Metrics
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle, publish, staging_folder, write_manifest

@@ -4,7 +4,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from model.bundle.manifest import Estimate, Frozen, Protocol
+from model.bundle.frozen import Frozen
+from model.bundle.measurements import Estimate, Protocol
 from model.vae import VAE
 
 

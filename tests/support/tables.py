@@ -10,7 +10,7 @@ from app import errors
 from app.options import flag
 from app.service import create_app
 from app.settings import PREFIX, PRETRAINED, Settings
-from model.bundle.manifest import Estimate
+from model.bundle.measurements import Estimate
 from model.bundle.store import verify_files
 from vae import cli
 

@@ -6,16 +6,8 @@ from typing import Any
 
 import pytest
 
-from model.bundle.manifest import (
-    EffectiveSampleSize,
-    Estimate,
-    LatentSpec,
-    LikelihoodSpec,
-    Manifest,
-    Metrics,
-    Protocol,
-    graph_signatures,
-)
+from model.bundle.manifest import LatentSpec, LikelihoodSpec, Manifest, graph_signatures
+from model.bundle.measurements import EffectiveSampleSize, Estimate, Metrics, Protocol
 from training.card import Facts, model_card
 from training.config import check
 from training.run import Provenance, Resumption

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Generator, Tensor, nn
 
-from model.bundle.manifest import Metrics
+from model.bundle.measurements import Metrics
 from model.vae import VAE
 from tests.support.digits import digits_config, restored, run_digits
 from training import evaluate as module

@@ -18,7 +18,8 @@ from rich.console import Console
 
 import training.export
 from model.bundle.latents import prior_latents
-from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, Estimate, Metrics, Protocol
+from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST
+from model.bundle.measurements import Estimate, Metrics, Protocol
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
 from model.bundle.store import open_bundle

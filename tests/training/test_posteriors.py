@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from model.bundle.manifest import Metrics
+from model.bundle.measurements import Metrics
 from model.posteriors import standard_normal_log_density
 from model.vae import VAE
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights

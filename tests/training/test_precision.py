@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import training.export
 from model.bundle.graphs import inspect_graph
 from model.bundle.latents import posterior_noise, prior_latents
-from model.bundle.manifest import DECODER, ENCODER, Estimate, LikelihoodSpec, Lower, Metrics, Precision, Protocol
+from model.bundle.manifest import DECODER, ENCODER, LikelihoodSpec, Lower, Precision
+from model.bundle.measurements import Estimate, Metrics, Protocol
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle, Posterior
 from model.bundle.store import open_bundle

@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from model.bundle.manifest import (
-    NAME_PATTERN,
-    Estimate,
-    ImageSpec,
-    LatentSpec,
-    LikelihoodSpec,
-    Manifest,
-    Metrics,
-    Protocol,
-    graph_signatures,
-)
+from model.bundle.manifest import NAME_PATTERN, ImageSpec, LatentSpec, LikelihoodSpec, Manifest, graph_signatures
+from model.bundle.measurements import Estimate, Metrics, Protocol
 
 IMAGE, LATENT = ImageSpec(height=28, width=20, channels=1), LatentSpec(dim=2)
 NATS = Estimate(value=80.0, low=79.5, high=80.5)
