@@ -107,7 +107,7 @@ def write_bundle(vae: VAE, config: RunConfig, folder: Path) -> None:
     shape = (2, image.height, image.width, image.channels)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     model = TorchModel(vae)
-    mean, log_variance = model.encode(to_network(images))
+    mean, log_variance, _ = model.encode(to_network(images))
     golden = io.BytesIO()
     np.savez(golden, images=images, mean=mean, log_variance=log_variance, reconstruction=model.decode(mean))
     (folder / GOLDEN).write_bytes(golden.getvalue())

@@ -24,7 +24,7 @@ def _decode(bundle: Bundle, latents: NDArray[np.float32], output: Path, **layout
 
 def encode(
     sources: Annotated[list[Path], typer.Argument(exists=True, help="Folders, zips or files of pictures.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file: mean, log_variance, names.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file: mean, log_variance, latent, names.")],
     model: Model = PRETRAINED,
     provider: Provider = "cpu",
     skip: Annotated[bool, typer.Option("--skip", help="Leave out unreadable pictures, and name them.")] = False,
@@ -80,7 +80,7 @@ def interpolate_pictures(
         raise typer.BadParameter("give two pictures or more", param_hint="POINTS")
     bundle = opened(model, provider)
     ends = offline.encode_pictures(bundle, ((str(point), point.read_bytes()) for point in points))
-    frames = interpolate(ends.mean, steps, path)
+    frames = interpolate(ends.latent, steps, path)
     _decode(bundle, frames, output, columns=len(frames), milliseconds=milliseconds)
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of, in the words of its card: networks and likelihood."""
+"""What a model is made of, in the words of its card: networks, posterior and likelihood."""
 
 from model.bundle.manifest import ImageSpec, LikelihoodSpec
 from model.likelihoods import GaussianSettings, LikelihoodSettings
@@ -8,6 +8,18 @@ from model.networks.conv import ConvSettings
 from model.networks.gated import GatedConvSettings
 from model.networks.mlp import MLPSettings
 from model.networks.resnet import ResNetSettings
+from model.posteriors import LOG_VARIANCE_LIMIT
+from model.posteriors.families import (
+    DiagonalSettings,
+    FullSettings,
+    HouseholderSettings,
+    IAFSettings,
+    OrthogonalSettings,
+    PlanarSettings,
+    PosteriorSettings,
+    RadialSettings,
+    TriangularSettings,
+)
 
 
 def encoder(network: NetworkSettings, image: ImageSpec) -> str:
@@ -56,6 +68,32 @@ def decoder(network: NetworkSettings) -> str:
                 "residual: the encoder's sizes, channels and residual blocks in reverse, each size from the one before "
                 "by sub-pixel convolution"
             )
+
+
+def posterior(settings: PosteriorSettings) -> str:
+    """What q(z|x) is."""
+    base = f"diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g}"
+    match settings:
+        case DiagonalSettings():
+            return base
+        case FullSettings():
+            return f"Gaussian with any covariance, its factor triangular, on the diagonal as a {base}"
+        case PlanarSettings(steps=steps):
+            flow = f"{steps} planar maps (Rezende and Mohamed, 2015)"
+        case RadialSettings(steps=steps):
+            flow = f"{steps} radial maps (Rezende and Mohamed, 2015)"
+        case IAFSettings(steps=steps, hidden=hidden, context=context):
+            flow = (
+                f"{steps} inverse autoregressive maps (Kingma et al., 2016), each a network of two layers of "
+                f"{hidden} units, told {context} numbers by the encoder"
+            )
+        case OrthogonalSettings(steps=steps, bottleneck=bottleneck):
+            flow = f"{steps} orthogonal Sylvester maps (van den Berg et al., 2018) through {bottleneck} dimensions"
+        case HouseholderSettings(steps=steps, reflections=reflections):
+            flow = f"{steps} Householder Sylvester maps (van den Berg et al., 2018) of {reflections} reflections"
+        case TriangularSettings(steps=steps):
+            flow = f"{steps} triangular Sylvester maps (van den Berg et al., 2018)"
+    return f"{base}, followed by {flow}; the encoder gives their parameters"
 
 
 def likelihood(settings: LikelihoodSettings, spec: LikelihoodSpec) -> str:

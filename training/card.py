@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from model.bundle.manifest import Manifest
 from model.bundle.measurements import Estimate, Metrics
-from model.posteriors import LOG_VARIANCE_LIMIT
 from training import anatomy
 from training.config import RunConfig
 from training.loop import Plan
@@ -24,7 +23,7 @@ class Facts:
     """All that a card says.
 
     Attributes:
-        parameters: how many numbers the encoder and the decoder have learned.
+        parameters: how many numbers encoder, decoder and posterior have learned.
         step: the update after which the weights were kept.
         exported_from: the commit that exported, which need not be the one that trained.
         stopped: the step at which training stood when it was not finished.
@@ -53,8 +52,8 @@ def _title(facts: Facts) -> str:
     return (
         f"# {manifest.name} {manifest.version}\n\n"
         f"A variational autoencoder (Kingma and Welling, 2014) of {image.height}x{image.width} {_tone(facts)} images. "
-        f"Its encoder turns an image into a Gaussian over {manifest.latent.dim} latent dimensions, its decoder turns a "
-        "latent into an image."
+        f"Its encoder turns an image into a distribution over {manifest.latent.dim} latent dimensions, its decoder "
+        "turns a latent into an image."
     )
 
 
@@ -78,7 +77,8 @@ def _data(facts: Facts) -> str:
 
 def _architecture(facts: Facts) -> str:
     config, manifest = facts.config.model, facts.manifest
-    encoder, decoder = facts.parameters["encoder"], facts.parameters["decoder"]
+    encoder, decoder, posterior = (facts.parameters[part] for part in ("encoder", "decoder", "posterior"))
+    learned = f"{posterior:,}" if posterior else ""  # most have no weights of their own
     return "\n".join(
         [
             "## Architecture",
@@ -86,7 +86,7 @@ def _architecture(facts: Facts) -> str:
             "| part | what it is | parameters |",
             "|---|---|---:|",
             f"| encoder | {anatomy.encoder(config.network, manifest.image)} | {encoder:,} |",
-            f"| posterior q(z\\|x) | diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g} | |",
+            f"| posterior q(z\\|x) | {anatomy.posterior(config.posterior)} | {learned} |",
             f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
             f"| decoder | {anatomy.decoder(config.network)} | {decoder:,} |",
             f"| likelihood p(x\\|z) | {anatomy.likelihood(config.likelihood, manifest.likelihood)} | |",

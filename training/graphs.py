@@ -1,4 +1,4 @@
-"""From a VAE in PyTorch to ONNX graphs as bytes: the encoder and the decoder, with the signatures of the manifest.
+"""From a VAE in PyTorch to ONNX graphs as bytes, with the signatures of the manifest.
 
 Through PyTorch's dynamo exporter. The graphs hold their weights, take any batch size and no randomness, and say nothing
 of the machine they were made on: the exporter notes source lines, with their paths, beside every node, and these are
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bundle.manifest import GraphSpec
+from model.posteriors import DiagonalGaussian
 from model.vae import VAE
 from training.errors import ExportError
 
@@ -36,27 +37,41 @@ class _Message(Protocol):
     def ClearField(self, name: str) -> None: ...
 
 
-class _Encoder(nn.Module):
-    """Images ``(N, C, H, W)`` -> mean and softly bounded log_variance, ``(N, D)`` each."""
-
+class _Part(nn.Module):
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.posterior(image)
-        return posterior.mean, posterior.log_variance
+
+class _Encoder(_Part):
+    """Images ``(N, C, H, W)`` -> mean and softly bounded log_variance ``(N, D)``, and what else tells q(z|x)
+    ``(N, E)``."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        base, parameters = self.vae.family.split(self.vae.encoder(image))
+        return (base.mean, base.log_variance, parameters) if self.vae.family.extra else tuple(base)
 
 
-class _Decoder(nn.Module):
+class _Posterior(_Part):
+    """What the encoder gives and noise ``(N, D)`` -> latents ``(N, D)``, log q(z|x) ``(N,)``."""
+
+    def forward(self, mean: Tensor, log_variance: Tensor, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        latent, log_density = self.vae.family.of(DiagonalGaussian(mean, log_variance), parameters).draw(noise)
+        return latent, log_density
+
+
+class _Decoder(_Part):
     """Latents ``(N, D)`` -> mean images ``(N, C, H, W)`` in [0, 1]."""
-
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.vae.mean_image(latent)
+
+
+class _Likelihood(_Part):
+    """Latents ``(N, D)`` and images ``(N, C, H, W)`` -> log p(x|z) ``(N,)`` nats."""
+
+    def forward(self, latent: Tensor, image: Tensor) -> Tensor:
+        return self.vae.likelihood.log_prob(self.vae.decode(latent), image)
 
 
 def encoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
@@ -66,13 +81,26 @@ def encoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
         ExportError: the weights need more than the 2 GiB that a self-contained graph may have, or the exporter fails.
     """
     _check_size(vae.encoder, spec)
-    return _graph(_Encoder(vae), torch.zeros(_EXAMPLE_BATCH, *vae.shape), spec)
+    return _graph(_Encoder(vae), spec)
 
 
 def decoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
     """decoder.onnx of a float32 model on the CPU; raises as ``encoder_graph`` does."""
     _check_size(vae.decoder, spec)
-    return _graph(_Decoder(vae), torch.zeros(_EXAMPLE_BATCH, vae.latent_dim), spec)
+    return _graph(_Decoder(vae), spec)
+
+
+def posterior_graph(vae: VAE, spec: GraphSpec) -> bytes:
+    """posterior.onnx of a float32 model on the CPU; raises as ``encoder_graph`` does."""
+    _check_size(vae.family, spec)
+    with vae.family.in_a_graph():
+        return _graph(_Posterior(vae), spec)
+
+
+def likelihood_graph(vae: VAE, spec: GraphSpec) -> bytes:
+    """likelihood.onnx of a float32 model on the CPU; raises as ``encoder_graph`` does."""
+    _check_size(vae.decoder, spec)
+    return _graph(_Likelihood(vae), spec)
 
 
 def _check_size(network: nn.Module, spec: GraphSpec) -> None:
@@ -83,16 +111,18 @@ def _check_size(network: nn.Module, spec: GraphSpec) -> None:
         )
 
 
-def _graph(module: nn.Module, example: Tensor, spec: GraphSpec) -> bytes:
+def _graph(module: nn.Module, spec: GraphSpec) -> bytes:
+    examples = tuple(torch.zeros(_EXAMPLE_BATCH, *map(int, tensor.shape[1:])) for tensor in spec.inputs)
+    rows = torch.export.Dim("N")
     try:
         with _quietly():
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                examples,
                 dynamo=True,
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
-                dynamic_shapes=({0: "N"},),
+                dynamic_shapes=tuple({0: rows} for _ in examples),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -128,13 +158,15 @@ def _remove_remarks(message: _Message) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep two remarks of the exporter's own making off the terminal, and nothing else."""
+    """Keep three remarks of the exporter's own making off the terminal, and nothing else."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     log.addFilter(_is_news)
     try:
         with warnings.catch_warnings():
             # PyTorch 2.13 copies a tree specification of a class that it has itself deprecated.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # Of one name for the first axis of several inputs, which is what was asked for.
+            warnings.filterwarnings("ignore", r"# The axis name: N will not be used", UserWarning)
             yield
     finally:
         log.removeFilter(_is_news)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bundle.runtime import Posterior
+from model.bundle.runtime import Draws, Posterior
+from model.posteriors import DiagonalGaussian
 from model.vae import VAE
 from training.checkpoint import load_average, progress_of
 from training.errors import CheckpointError
@@ -22,11 +23,28 @@ class TorchModel:
     vae: VAE
 
     def encode(self, images: Floats) -> Posterior:
-        """What stands for images ``(N, C, H, W)`` in [0, 1], and the log_variance, ``(N, D)`` both: of a Gaussian its
-        mean, of a flow what the mean of its base becomes."""
+        """The base and the further parameters of q(z|x) for images ``(N, C, H, W)`` in [0, 1]."""
         with torch.inference_mode():
-            posterior = self.vae.posterior(torch.from_numpy(images))
-            return Posterior(posterior.center().numpy(), posterior.log_variance.numpy())
+            base, parameters = self.vae.family.split(self.vae.encoder(torch.from_numpy(images)))
+            return Posterior(base.mean.numpy(), base.log_variance.numpy(), parameters.numpy())
+
+    def draw(self, posterior: Posterior, noise: Floats) -> Draws:
+        """The latents that standard normal noise ``(N, D)`` becomes, with their log density."""
+        with torch.inference_mode():
+            mean, log_variance, parameters = map(torch.from_numpy, posterior)
+            drawn = self.vae.family.of(DiagonalGaussian(mean, log_variance), parameters).draw(torch.from_numpy(noise))
+            return Draws(drawn.latent.numpy(), drawn.log_density.numpy())
+
+    def center(self, posterior: Posterior) -> Floats:
+        """The one latent ``(N, D)`` that stands for each image."""
+        return self.draw(posterior, np.zeros_like(posterior.mean)).latent
+
+    def log_likelihood(self, latents: Floats, images: Floats) -> Floats:
+        """log p(x|z) ``(N,)`` in nats."""
+        with torch.inference_mode():
+            parameters = self.vae.decode(torch.from_numpy(latents))
+            found: Floats = self.vae.likelihood.log_prob(parameters, torch.from_numpy(images)).numpy()
+        return found
 
     def decode(self, latents: Floats) -> Floats:
         """Mean images ``(N, C, H, W)`` in [0, 1] of latents ``(N, D)``."""

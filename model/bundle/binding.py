@@ -1,6 +1,6 @@
 """Calls of a session whose inputs and outputs stay on a device: I/O binding of ONNX Runtime.
 
-    rows (N, ...) --one copy--> device input --graph--> device outputs --one copy each--> float32 (N, ...)
+    rows (N, ...) --one copy each--> device inputs --graph--> device outputs --one copy each--> float32 (N, ...)
 
 A plain run allocates both sides anew for each call, and brings what comes back to the host twice. Here the buffers of a
 batch size are made once and used again. A buffer serves one call at a time, and calls may come from several threads.
@@ -33,7 +33,7 @@ class Binding:
     def __init__(self, session: Any, spec: GraphSpec, device: Device, *, kept_bytes: int = KEPT_BYTES) -> None:
         """`session` runs on `device`, and its signature is `spec`. Nothing is allocated before the first call."""
         self._session, self._spec, self._device = session, spec, device
-        self._shape = spec.inputs[0].shape[1:]
+        self._shapes = [tensor.shape[1:] for tensor in spec.inputs]
         tensors = (*spec.inputs, *spec.outputs)
         row_bytes = sum(4 * int(np.prod(cast(tuple[int, ...], tensor.shape[1:]))) for tensor in tensors)
         self._most_rows = kept_bytes // row_bytes
@@ -41,16 +41,18 @@ class Binding:
         self._kept_rows = 0
         self._lock = Lock()
 
-    def run(self, rows: Floats) -> list[Floats]:
-        """The graph's outputs (N, ...), arrays of the caller's own, for rows (N, ...) with N at least 1.
+    def run(self, *inputs: Floats) -> list[Floats]:
+        """The graph's outputs (N, ...), arrays of the caller's own, for inputs (N, ...) with N at least 1.
 
-        Raises ValueError where rows are not what the graph takes, and what ONNX Runtime raises where it fails.
+        Raises ValueError where inputs are not what the graph takes, and what ONNX Runtime raises where it fails.
         """
+        count = len(inputs[0])
         # ONNX Runtime copies any bytes of the right number into a bound input.
-        if rows.dtype != np.float32 or rows.shape[1:] != self._shape:
-            raise ValueError(f"rows are {rows.dtype} {rows.shape} and not float32 {('N', *self._shape)}")
-        buffers = self._take(len(rows)) or _Buffers(self._session, self._spec, self._device, len(rows))
-        results = buffers.run(rows)
+        for rows, shape in zip(inputs, self._shapes, strict=True):
+            if rows.dtype != np.float32 or rows.shape != (count, *shape):
+                raise ValueError(f"rows are {rows.dtype} {rows.shape} and not float32 {(count, *shape)}")
+        buffers = self._take(count) or _Buffers(self._session, self._spec, self._device, count)
+        results = buffers.run(*inputs)
         self._keep(buffers)  # not those of a call that failed
         return results
 
@@ -73,21 +75,23 @@ class Binding:
 
 
 class _Buffers:
-    """An input and outputs on the device for batches of one size, bound to a session."""
+    """Inputs and outputs on the device for batches of one size, bound to a session."""
 
     def __init__(self, session: Any, spec: GraphSpec, device: Device, count: int) -> None:
         self.count = count
         self._session = session
         self._binding = session.io_binding()
-        (self._input,) = (_allocate(tensor.shape, device, count) for tensor in spec.inputs)
+        self._inputs = [_allocate(tensor.shape, device, count) for tensor in spec.inputs]
         self._outputs = [_allocate(tensor.shape, device, count) for tensor in spec.outputs]
-        self._binding.bind_ortvalue_input(spec.inputs[0].name, self._input)
+        for tensor, value in zip(spec.inputs, self._inputs, strict=True):
+            self._binding.bind_ortvalue_input(tensor.name, value)
         for tensor, value in zip(spec.outputs, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(tensor.name, value)
 
-    def run(self, rows: Floats) -> list[Floats]:
+    def run(self, *inputs: Floats) -> list[Floats]:
         # It returns when the rows are on the device: the graph runs on a stream that would not wait for them.
-        self._input.update_inplace(np.ascontiguousarray(rows))
+        for value, rows in zip(self._inputs, inputs, strict=True):
+            value.update_inplace(np.ascontiguousarray(rows))
         self._session.run_with_iobinding(self._binding)
         return [_fetch(value) for value in self._outputs]
 

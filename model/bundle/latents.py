@@ -2,7 +2,8 @@
 
 Noise comes from Philox (Salmon et al. 2011), a counter-based generator: its bits are fixed by the key alone, so a seed
 gives the same latents on every machine, provider, batch and worker. The 128-bit key is the seed in the low word and
-the stream in the high word: stream 0 draws from the prior, stream i + 1 from the posterior of image i.
+the stream in the high word: stream 0 draws from the prior, stream i + 1 from the posterior of image i, and stream
+2^32 + i the pixels of image i where these are to be binary.
 """
 
 from typing import Literal
@@ -17,6 +18,9 @@ MAX_SEED = 2**31 - 1
 
 # Below this sine two directions count as parallel: their plane is lost in the rounding of float32 latents.
 _PARALLEL = 1e-9
+
+_PIXELS = 1 << 32
+"""The first stream of pixels."""
 
 
 def prior_latents(n: int, dim: int, *, seed: int, temperature: float = 1.0) -> Floats:
@@ -53,6 +57,39 @@ def posterior_samples(mean: ArrayLike, log_variance: ArrayLike, k: int, *, seed:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and callers look for that
         scale = np.exp(0.5 * log_variance)
         return (mean[:, None, :] + scale[:, None, :] * noise).astype(np.float32)
+
+
+def binary_draws(grey: Floats, *, seed: int, first: int = 0) -> Floats:
+    """Pixels 0 or 1, drawn from Bernoulli(grey value): (N, ...) in [0, 1] -> (N, ...) float32.
+
+    Those of image i depend on seed and i alone; row 0 belongs to image `first`. 0 stays 0, and 1 stays 1.
+
+    >>> binary_draws(np.array([[0.0, 1.0]], np.float32), seed=3).tolist()
+    [[0.0, 1.0]]
+    """
+    drawn = np.empty(grey.shape, np.float32)
+    for row in range(len(grey)):
+        drawn[row] = _generator(seed, _PIXELS + first + row).random(grey.shape[1:], np.float32) < grey[row]
+    return drawn
+
+
+def standard_normal_log_density(latents: ArrayLike) -> NDArray[np.float64]:
+    """log N(z; 0, I) in nats: (..., D) -> (...).
+
+    >>> standard_normal_log_density([[0.0, 0.0]]).round(4).tolist()
+    [-1.8379]
+    """
+    z = np.asarray(latents, np.float64)
+    return np.asarray(-0.5 * (z**2 + np.log(2 * np.pi)).sum(axis=-1), np.float64)
+
+
+def gaussian_draws(mean: Floats, log_variance: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    """Latents mean + exp(log_variance / 2) * noise (..., D), and log N(latent; mean, diag(exp(log_variance))) (...) in
+    nats; all float32, what overflows is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        latents = mean + np.exp(0.5 * log_variance) * noise
+        density = standard_normal_log_density(noise) - 0.5 * log_variance.sum(axis=-1, dtype=np.float64)
+        return latents.astype(np.float32), density.astype(np.float32)
 
 
 def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> NDArray[np.float64]:
@@ -123,9 +160,13 @@ def traverse(latent: ArrayLike, dimension: int, low: float, high: float, steps: 
 
 
 def _noise(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return _generator(seed, stream).standard_normal(shape)
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be between 0 and {MAX_SEED}")
-    return np.random.Generator(np.random.Philox(key=int(seed) + (stream << 64))).standard_normal(shape)
+    return np.random.Generator(np.random.Philox(key=int(seed) + (stream << 64)))
 
 
 def _pair(mean: ArrayLike, log_variance: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

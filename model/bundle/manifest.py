@@ -3,17 +3,21 @@
 What was measured is in `measurements`, since metrics.json holds it too.
 """
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from model.bundle.frozen import Count, Frozen
-from model.bundle.measurements import Estimate, Metrics, Protocol
+from model.bundle.measurements import Metrics
+from model.bundle.precision import Precision
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+POSTERIOR = "posterior.onnx"
+LIKELIHOOD = "likelihood.onnx"
+SCORES = "scores.npz"
 GOLDEN = "golden.npz"
 CARD = "MODEL_CARD.md"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -21,6 +25,17 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Role = Literal["encoder", "decoder", "posterior", "likelihood"]
+PosteriorFamily = Literal[
+    "diagonal-gaussian",
+    "full-gaussian",
+    "planar",
+    "radial",
+    "iaf",
+    "sylvester-orthogonal",
+    "sylvester-householder",
+    "sylvester-triangular",
+]
 Level = Annotated[int, Field(ge=0, le=255)]
 Scale = Annotated[float, Field(gt=0)]
 
@@ -54,9 +69,25 @@ class LatentSpec(Frozen):
 
 
 class PosteriorSpec(Frozen):
-    """q(z|x)."""
+    """q(z|x).
 
-    family: Literal["diagonal-gaussian"] = "diagonal-gaussian"
+    A diagonal Gaussian is its mean and log_variance. Draws from any other start at that Gaussian, and are what
+    posterior.onnx makes of them with the `parameters` that the encoder gives besides.
+    """
+
+    family: PosteriorFamily = "diagonal-gaussian"
+    parameters: Count = Field(default=0, description="numbers of an image besides mean and log_variance")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.is_diagonal != (self.parameters == 0):
+            raise ValueError("a diagonal gaussian posterior has no further parameters, and every other has some")
+        return self
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Is there nothing to it but mean and log_variance?"""
+        return self.family == "diagonal-gaussian"
 
 
 class LikelihoodSpec(Frozen):
@@ -108,10 +139,24 @@ class Graphs(Frozen):
 
     encoder: GraphSpec
     decoder: GraphSpec
+    posterior: GraphSpec | None = Field(default=None, description="null for a diagonal Gaussian")
+    likelihood: GraphSpec | None = Field(default=None, description="null in a bundle that cannot score images")
+
+    def present(self) -> dict[Role, GraphSpec]:
+        """Those that the bundle has."""
+        every: dict[Role, GraphSpec | None] = {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "posterior": self.posterior,
+            "likelihood": self.likelihood,
+        }
+        return {role: spec for role, spec in every.items() if spec is not None}
 
 
-def graph_signatures(image: ImageSpec, latent: LatentSpec) -> Graphs:
-    """The only signatures that the graphs of a bundle may have.
+def graph_signatures(
+    image: ImageSpec, latent: LatentSpec, posterior: PosteriorSpec | None = None, *, scores: bool = False
+) -> Graphs:
+    """The only signatures that the graphs of a bundle may have; a bundle `scores` if it has the graph of log p(x|z).
 
     >>> graphs = graph_signatures(ImageSpec(height=28, width=20, channels=1), LatentSpec(dim=2))
     >>> [(tensor.name, tensor.shape) for tensor in graphs.encoder.outputs]
@@ -119,107 +164,38 @@ def graph_signatures(image: ImageSpec, latent: LatentSpec) -> Graphs:
     """
     picture = TensorSpec(name="image", shape=("N", *image.shape))
     point = ("N", latent.dim)
+    z = TensorSpec(name="latent", shape=point)
+    encoded: tuple[TensorSpec, ...] = (
+        TensorSpec(name="mean", shape=point),
+        TensorSpec(name="log_variance", shape=point),
+    )
+    draws = likelihood = None
+    if posterior is not None and not posterior.is_diagonal:
+        encoded = (*encoded, TensorSpec(name="parameters", shape=("N", posterior.parameters)))
+        draws = GraphSpec(
+            file=POSTERIOR,
+            inputs=(*encoded, TensorSpec(name="noise", shape=point)),
+            outputs=(z, TensorSpec(name="log_density", shape=("N",))),
+        )
+    if scores:
+        likelihood = GraphSpec(
+            file=LIKELIHOOD, inputs=(z, picture), outputs=(TensorSpec(name="log_likelihood", shape=("N",)),)
+        )
     return Graphs(
-        encoder=GraphSpec(
-            file=ENCODER,
-            inputs=(picture,),
-            outputs=(TensorSpec(name="mean", shape=point), TensorSpec(name="log_variance", shape=point)),
-        ),
-        decoder=GraphSpec(file=DECODER, inputs=(TensorSpec(name="latent", shape=point),), outputs=(picture,)),
+        encoder=GraphSpec(file=ENCODER, inputs=(picture,), outputs=encoded),
+        decoder=GraphSpec(file=DECODER, inputs=(z,), outputs=(picture,)),
+        posterior=draws,
+        likelihood=likelihood,
     )
 
 
-class Limit(NamedTuple):
-    """The most that a deviation may be: of one number, and on average over one image or latent."""
+class ScoredImages(Frozen):
+    """The images whose scores lie in scores.npz, for others to be held against."""
 
-    largest: float
-    average: float
-
-
-Lower = Literal["float16", "int8"]
-Compared = Literal["mean", "log_variance", "pixel"]
-
-# Half precision keeps 11 bits; what lies further off has overflowed or is another model. 8 bits keep a mean within a
-# standard deviation of the prior, and most of them well within; a pixel at an edge may move far, a picture may not.
-LIMITS: dict[Lower, dict[Compared, Limit]] = {
-    "float16": {"mean": Limit(0.05, 0.01), "log_variance": Limit(0.05, 0.01), "pixel": Limit(0.05, 0.01)},
-    "int8": {"mean": Limit(1.0, 0.25), "log_variance": Limit(1.0, 0.25), "pixel": Limit(0.6, 0.1)},
-}
-
-
-class Deviation(Frozen):
-    """How far an output lies from what PyTorch gave in float32.
-
-    Of mean and log_variance relative to max(1, |value|), of pixels on [0, 1] absolute.
-    """
-
-    largest: float = Field(ge=0)
-    mean: float = Field(ge=0, description="over all numbers")
-    worst_average: float = Field(ge=0, description="over the numbers of the image or latent where it is largest")
-
-
-class Parity(Frozen):
-    """What the reduced graphs give against PyTorch in float32, on real images.
-
-    The pixels are those of decode(mean) and of as many draws from the prior, so that each graph answers for itself.
-    """
-
-    mean: Deviation
-    log_variance: Deviation
-    pixel: Deviation
     split: Literal["validation"] = "validation"
     images: int = Field(ge=1)
-
-
-class Calibration(Frozen):
-    """The images that the ranges of an int8 graph were taken from."""
-
-    split: Literal["train"] = "train"
-    images: int = Field(ge=1)
+    samples: int = Field(ge=1, description="draws from the posterior of each image")
     seed: Count
-
-
-class Timing(Frozen):
-    """The time that a graph takes, over the time that the same graph takes in float32: below 1 is faster."""
-
-    graph: Literal["encoder", "decoder"]
-    batch: int = Field(ge=1)
-    ratio: float = Field(gt=0)
-
-
-class Speed(Frozen):
-    """Timings on one machine, which say nothing of another kind."""
-
-    processor: str
-    library: str
-    threads: int = Field(ge=1)
-    timings: tuple[Timing, ...]
-
-
-class Precision(Frozen):
-    """Graphs that compute in less than float32, and what that costs. Their inputs and outputs are float32 still."""
-
-    kind: Lower
-    metrics_measured_in: Literal["float32"] = Field(
-        default="float32", description="the manifest's metrics are of the float32 weights, not of these graphs"
-    )
-    parity: Parity
-    negative_elbo_difference: Estimate = Field(
-        description="-ELBO of these graphs minus that of the float32 graphs, same images and noise, nats per image"
-    )
-    protocol: Protocol = Field(description="of negative_elbo_difference; one latent an image")
-    calibration: Calibration | None = Field(default=None, description="int8 only")
-    speed: Speed
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.kind == "int8") != (self.calibration is not None):
-            raise ValueError("int8 graphs are calibrated, and no others are")
-        for output, limit in LIMITS[self.kind].items():
-            deviation: Deviation = getattr(self.parity, output)
-            if deviation.largest > limit.largest or deviation.worst_average > limit.average:
-                raise ValueError(f"the deviation of {output} is more than {self.kind} graphs may have")
-        return self
 
 
 class Manifest(Frozen):
@@ -237,16 +213,21 @@ class Manifest(Frozen):
     graphs: Graphs
     metrics: Metrics | None = Field(default=None, description="null where nothing was measured")
     precision: Precision | None = Field(default=None, description="null where the graphs compute in float32")
+    scores: ScoredImages | None = Field(default=None, description="null where there is nothing to hold a score against")
     files: dict[FileName, Sha256] = Field(default_factory=dict, description="sha256 of every file but this one")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.graphs != graph_signatures(self.image, self.latent):
-            raise ValueError("the signatures of the graphs do not follow from the image and latent specs")
+        scores = self.graphs.likelihood is not None
+        if self.graphs != graph_signatures(self.image, self.latent, self.posterior, scores=scores):
+            raise ValueError("the signatures of the graphs do not follow from the image, latent and posterior specs")
+        if self.scores is not None and not scores:
+            raise ValueError("a bundle without a likelihood graph has no scores of validation images")
         if self.likelihood.scales is not None and len(self.likelihood.scales) != self.image.channels:
             raise ValueError("scales must have one number for each channel")
         if MANIFEST in self.files:
             raise ValueError("files must not list the manifest itself")
-        if self.metrics is not None and len(self.metrics.kl_per_dimension) != self.latent.dim:
-            raise ValueError("kl_per_dimension must have one number for each latent dimension")
+        wanted = self.latent.dim if self.posterior.is_diagonal else 0
+        if self.metrics is not None and len(self.metrics.kl_per_dimension) != wanted:
+            raise ValueError("kl_per_dimension must have one number for each latent dimension of a diagonal Gaussian")
         return self

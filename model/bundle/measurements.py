@@ -50,7 +50,9 @@ class Metrics(Frozen):
     )
     effective_sample_size: EffectiveSampleSize | None = Field(default=None, description="of the k importance weights")
     active_units: Count = Field(description="latent dimensions whose mean varies by more than 0.01 (Burda et al. 2015)")
-    kl_per_dimension: tuple[float, ...] = Field(description="nats, mean over images, one per latent dimension")
+    kl_per_dimension: tuple[float, ...] = Field(
+        description="nats, mean over images, one per latent dimension; none where the posterior is no product over them"
+    )
     reconstruction_error: Estimate = Field(description="mean squared error per pixel of decode(mean), on [0, 1] pixels")
     bits_per_dim: Estimate | None = Field(default=None, description="only where pixels are discrete")
     protocol: Protocol

@@ -41,6 +41,7 @@ class Encoding(NamedTuple):
 
     mean: Floats  # (N, D)
     log_variance: Floats  # (N, D)
+    latent: Floats  # (N, D): what stands for it; the mean, or what a flow makes of it
     names: tuple[str, ...]  # N
 
 
@@ -87,8 +88,8 @@ def encode_pictures(
         except PictureError as error:
             return type(error)(f"{name}: {error}")
 
-    dim = bundle.manifest.latent.dim
-    means, log_variances, names = [np.empty((0, dim), np.float32)], [np.empty((0, dim), np.float32)], list[str]()
+    nothing = np.empty((0, bundle.manifest.latent.dim), np.float32)
+    means, log_variances, latents, names = [nothing], [nothing], [nothing], list[str]()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as executor:
         while chunk := list(islice(pictures, _BATCH)):
             images: list[Bytes] = []
@@ -104,9 +105,10 @@ def encode_pictures(
                 posterior = bundle.encode_all(to_network(np.stack(images)), batch_size=_BATCH)
                 means.append(posterior.mean)
                 log_variances.append(posterior.log_variance)
+                latents.append(bundle.center(posterior))
             if progress is not None:
                 progress(len(chunk))
-    return Encoding(np.concatenate(means), np.concatenate(log_variances), tuple(names))
+    return Encoding(np.concatenate(means), np.concatenate(log_variances), np.concatenate(latents), tuple(names))
 
 
 def check_encoding(path: Path) -> None:
@@ -118,27 +120,34 @@ def check_encoding(path: Path) -> None:
 
 
 def save_encoding(path: Path, encoding: Encoding) -> None:
-    """An .npz file with the arrays `mean` and `log_variance` (N, D) and `names` (N). Raises OfflineError for N = 0."""
+    """An .npz file with the arrays `mean`, `log_variance`, `latent` (N, D) and `names` (N). Raises OfflineError for
+    N = 0."""
     if not encoding.names:
         raise OfflineError("there are no pictures to encode")
     buffer = io.BytesIO()
     np.savez(
-        buffer, mean=encoding.mean, log_variance=encoding.log_variance, names=np.array(encoding.names, dtype=np.str_)
+        buffer,
+        mean=encoding.mean,
+        log_variance=encoding.log_variance,
+        latent=encoding.latent,
+        names=np.array(encoding.names, dtype=np.str_),
     )
     write_bytes_atomically(path, buffer.getvalue())
 
 
 def load_latents(path: Path, dim: int) -> Floats:
-    """Latents (N, D) of a .npy file, or of `mean` in an .npz file. Raises OfflineError, and OSError."""
+    """Latents (N, D) of a .npy file, or of `latent` or `mean` in an .npz file. Raises OfflineError, and OSError."""
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 latents = loaded
+            elif "latent" in loaded.files:
+                latents = loaded["latent"]
             elif "mean" in loaded.files:
                 latents = loaded["mean"]
             else:
-                raise OfflineError(f"{path}: has no array named mean")
+                raise OfflineError(f"{path}: has no array named latent or mean")
     except OfflineError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile):

@@ -1,13 +1,14 @@
-"""An open bundle: two graphs (`sessions`) behind encode() and decode().
+"""An open bundle: its graphs (`sessions`) behind encode(), decode() and what else it is asked.
 
-    image (N, C, H, W) --encoder--> mean (N, D), log_variance (N, D)
+    image (N, C, H, W) --encoder--> mean (N, D), log_variance (N, D)[, parameters (N, E)]
     latent (N, D)      --decoder--> image (N, C, H, W)
+    these and noise (N, D) --posterior--> latent (N, D), log_density (N,)     where q(z|x) is no diagonal Gaussian
+    latent (N, D), image   --likelihood--> log_likelihood (N,)                where the bundle scores images
 
 They take any number of concurrent calls. Sampling is not in here: noise is the caller's, see `latents`.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,37 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
-from model.bundle.manifest import CARD, GOLDEN, MANIFEST, Compared, Manifest
-from model.bundle.pixels import to_network
+from model.bundle.golden import hold_against, read_golden
+from model.bundle.latents import gaussian_draws
+from model.bundle.manifest import CARD, GOLDEN, MANIFEST, SCORES, Manifest, Role
+from model.bundle.scores import read_scores
 from model.bundle.sessions import RuntimeOptions as RuntimeOptions
 from model.bundle.sessions import open_graphs
-from model.bundle.tolerances import within
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int], None]
 
 
 class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag(exp(log_variance))), both (N, D)."""
+    """q(z|x): the Gaussian N(mean, diag(exp(log_variance))), both (N, D), and what else tells how its draws are turned,
+    (N, E); E is 0 where they are not, and q is that Gaussian."""
 
     mean: Floats
     log_variance: Floats
+    parameters: Floats
 
 
-class Golden(NamedTuple):
-    """Real images and the numbers torch gave for them; reconstruction is the decoder's answer to `mean`."""
+class Draws(NamedTuple):
+    """Latents (N, D) from q(z|x), with log q(z|x) (N,) in nats."""
 
-    images: NDArray[np.uint8]  # (G, H, W, C)
-    mean: Floats  # (G, D)
-    log_variance: Floats  # (G, D)
-    reconstruction: Floats  # (G, C, H, W)
+    latent: Floats
+    log_density: Floats
 
 
 class Bundle:
     """A VAE that is ready to run. `store.open_bundle` makes one from a folder.
 
     ``digest`` is the SHA-256 of the manifest, in hexadecimal. The manifest has those of all other files, so that it
-    stands for every byte of the bundle.
+    stands for every byte of the bundle. ``validation_scores`` are the -ELBOs of validation images in ascending order,
+    if it has any.
     """
 
     def __init__(
@@ -56,15 +59,17 @@ class Bundle:
         self.folder = folder
         self.manifest = manifest
         self.digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
-        self.golden = _read_golden(folder, manifest, contents[GOLDEN])
+        self.golden = read_golden(folder, manifest, contents[GOLDEN])
+        self.validation_scores = None
+        if manifest.scores is not None:
+            self.validation_scores = read_scores(folder, manifest.scores, contents[SCORES])
         try:
             self._card = contents[CARD].decode()
         except UnicodeDecodeError:
             raise BundleError(f"{folder}/{CARD}: not UTF-8") from None
-        specs = (manifest.graphs.encoder, manifest.graphs.decoder)
-        (self._encoder, self._decoder), self.provider = open_graphs(
-            folder, [(spec, contents[spec.file]) for spec in specs], options
-        )
+        present = manifest.graphs.present()
+        opened, self.provider = open_graphs(folder, [(spec, contents[spec.file]) for spec in present.values()], options)
+        self._graphs = dict(zip(present, opened, strict=True))
 
     @property
     def name(self) -> str:
@@ -78,26 +83,51 @@ class Bundle:
         """The model card, Markdown."""
         return self._card
 
+    def run(self, graph: Role, *inputs: Floats) -> list[Floats]:
+        """The outputs of a graph for its inputs, as the manifest has them.
+
+        Finiteness is not checked. Raises ModelFault where it fails, KeyError where the bundle has no such graph.
+        """
+        return self._graphs[graph].run(*inputs)
+
     def encode(self, images: Floats) -> Posterior:
-        """q(z|x) of float32 images (N, C, H, W) in [0, 1]. Finiteness is not checked; ModelFault where it fails."""
-        mean, log_variance = self._encoder.run(images)
-        return Posterior(mean, log_variance)
+        """q(z|x) of float32 images (N, C, H, W) in [0, 1]. As `run`."""
+        outputs = self.run("encoder", images)
+        if len(outputs) == 2:
+            outputs.append(np.empty((len(images), 0), np.float32))
+        return Posterior(*outputs)
 
     def decode(self, latents: Floats) -> Floats:
-        """The likelihood's mean, float32 (N, C, H, W) in [0, 1], of float32 latents (N, D). Otherwise as `encode`."""
-        return self._decoder.run(latents)[0]
+        """The likelihood's mean, float32 (N, C, H, W) in [0, 1], of float32 latents (N, D). As `run`."""
+        return self.run("decoder", latents)[0]
+
+    def draw(self, posterior: Posterior, noise: Floats) -> Draws:
+        """The latents that standard normal noise (N, D) becomes under q(z|x). As `run`."""
+        if self.manifest.posterior.is_diagonal:
+            return Draws(*gaussian_draws(posterior.mean, posterior.log_variance, noise))
+        return Draws(*self.run("posterior", *posterior, noise))
+
+    def center(self, posterior: Posterior) -> Floats:
+        """The one latent that stands for each picture, (N, D): the mean, or what a flow makes of it. As `run`."""
+        if self.manifest.posterior.is_diagonal:
+            return posterior.mean
+        return self.draw(posterior, np.zeros_like(posterior.mean)).latent
+
+    def log_likelihood(self, latents: Floats, images: Floats) -> Floats:
+        """log p(x|z) (N,) in nats of images (N, C, H, W), which are what the likelihood describes (`scores.observed`),
+        given latents (N, D). As `run`."""
+        return self.run("likelihood", latents, images)[0]
 
     def encode_all(self, images: Floats, *, batch_size: int = 64, progress: Progress | None = None) -> Posterior:
         """`encode` in chunks, for offline use: ModelFault on NaN and infinity; `progress` hears each chunk's size."""
-        shape = (len(images), self.manifest.latent.dim)
-        out = Posterior(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        parts: list[Posterior] = []
         for rows in _chunks(len(images), batch_size):
             part = self.encode(np.ascontiguousarray(images[rows]))
             _require_finite("encoder", *part)
-            out.mean[rows], out.log_variance[rows] = part
+            parts.append(part)
             if progress is not None:
                 progress(len(part.mean))
-        return out
+        return Posterior(*map(np.concatenate, zip(*parts, strict=True))) if parts else self.encode(images)
 
     def decode_all(self, latents: Floats, *, batch_size: int = 64, progress: Progress | None = None) -> Floats:
         """`decode` in chunks, as `encode_all`."""
@@ -111,33 +141,19 @@ class Bundle:
         return out
 
     def warm_up(self, batch_sizes: Iterable[int] = (1,)) -> None:
-        """Run both graphs once for each batch size, so that no client pays for allocation. Raises ModelFault."""
-        for size in batch_sizes:
-            self.encode(np.zeros((size, *self.manifest.image.shape), np.float32))
-            self.decode(np.zeros((size, self.manifest.latent.dim), np.float32))
+        """Run all graphs once for each batch size, so that no client pays for allocation. Raises ModelFault."""
+        for graph in self._graphs.values():
+            for size in batch_sizes:
+                graph.try_out(size)
 
     def tune(self, most: int) -> None:
-        """Have both graphs find out how many rows, up to ``most``, they take best at a time. Raises ModelFault."""
-        for graph in (self._encoder, self._decoder):
+        """Have all graphs find out how many rows, up to ``most``, they take best at a time. Raises ModelFault."""
+        for graph in self._graphs.values():
             graph.tune(most)
 
     def self_test(self) -> None:
-        """Compare both graphs with the golden sample. Raises BundleError where they differ from what torch gave."""
-        golden = self.golden
-        try:
-            posterior = self.encode(to_network(golden.images))
-            reconstruction = self.decode(golden.mean)
-        except ModelFault as fault:
-            raise BundleError(f"{self.folder}/{GOLDEN}: {fault} on the golden sample") from fault
-        compared: tuple[tuple[Compared, str, Floats, Floats], ...] = (
-            ("mean", "mean", posterior.mean, golden.mean),
-            ("log_variance", "log_variance", posterior.log_variance, golden.log_variance),
-            ("pixel", "reconstruction", reconstruction, golden.reconstruction),
-        )
-        for output, what, got, wanted in compared:
-            if not within(output, got, wanted, self.manifest.precision):
-                worst = float(np.max(np.abs(got.astype(np.float64) - wanted)))
-                raise BundleError(f"{self.folder}/{GOLDEN}: {what} differs from the golden sample by {worst:.3g}")
+        """Compare all graphs with the golden sample. Raises BundleError where they differ from what torch gave."""
+        hold_against(self.golden, self.run, self.folder, self.manifest)
 
 
 def finite(*arrays: Floats) -> NDArray[np.bool_]:
@@ -161,27 +177,3 @@ def _chunks(count: int, size: int) -> Iterable[slice]:
     if size < 1:
         raise ValueError("batch_size must be at least 1")
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _read_golden(folder: Path, manifest: Manifest, data: bytes) -> Golden:
-    image, dim = manifest.image, manifest.latent.dim
-    expected = {
-        "images": ((image.height, image.width, image.channels), np.uint8),
-        "mean": ((dim,), np.float32),
-        "log_variance": ((dim,), np.float32),
-        "reconstruction": (image.shape, np.float32),
-    }
-    try:
-        archive = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        arrays = {key: archive[key] for key in archive.files}
-    except Exception:  # zip's decoders and a header that promises terabytes fail each in its own way
-        raise BundleError(f"{folder}/{GOLDEN}: not an npz file of arrays") from None
-    if arrays.keys() != expected.keys():
-        raise BundleError(f"{folder}/{GOLDEN}: holds {sorted(arrays)} and not {sorted(expected)}")
-    count = len(arrays["images"]) if arrays["images"].ndim else 0
-    for key, (shape, dtype) in expected.items():
-        if count == 0 or arrays[key].shape != (count, *shape) or arrays[key].dtype != dtype:
-            raise BundleError(f"{folder}/{GOLDEN}: {key} has not the shape or type that the manifest asks for")
-    return Golden(**arrays)

@@ -57,28 +57,29 @@ class Graph:
     def __init__(self, spec: GraphSpec, session: Session, binding: Binding | None = None) -> None:
         self._session, self._binding = session, binding
         self._name = Path(spec.file).stem
-        self._input = spec.inputs[0].name
+        self._inputs = [tensor.name for tensor in spec.inputs]
         self._outputs = [tensor.name for tensor in spec.outputs]
-        self._input_shape = cast(tuple[int, ...], spec.inputs[0].shape[1:])  # only N is dynamic
+        self._input_shapes = [cast(tuple[int, ...], tensor.shape[1:]) for tensor in spec.inputs]  # only N is dynamic
         self._shapes = [cast(tuple[int, ...], tensor.shape[1:]) for tensor in spec.outputs]
         self._at_a_time: int | None = None
 
-    def run(self, rows: Floats) -> list[Floats]:
-        """Its outputs, float32 (N, ...) each, for the input's N rows. Raises ModelFault where it fails."""
-        shapes = [(len(rows), *shape) for shape in self._shapes]
-        if len(rows) == 0:
+    def run(self, *inputs: Floats) -> list[Floats]:
+        """Its outputs, float32 (N, ...) each, for N rows of each input. Raises ModelFault where it fails."""
+        count = len(inputs[0])
+        shapes = [(count, *shape) for shape in self._shapes]
+        if count == 0:
             return [np.empty(shape, np.float32) for shape in shapes]
         try:
-            results = self._call_in_parts(rows, shapes)
+            results = self._call_in_parts(inputs, shapes)
         except Exception as error:  # its own types share no base but this
             raise ModelFault(f"the {self._name} failed") from error
         if [result.shape for result in results] != shapes:
             raise ModelFault(f"the {self._name} gave another shape than it promised")
         return results
 
-    def try_out(self) -> None:
-        """Run it on one row of zeros. Raises ModelFault where it fails."""
-        self.run(np.zeros((1, *self._input_shape), np.float32))
+    def try_out(self, count: int = 1) -> None:
+        """Run it on ``count`` rows of zeros. Raises ModelFault where it fails."""
+        self.run(*self._zeros(count))
 
     def tune(self, most: int) -> int | None:
         """Find out how many rows at a time are the fastest, up to ``most``, and give no more to one call from now on;
@@ -113,28 +114,32 @@ class Graph:
         if self._binding is None:
             options = onnx_runtime().RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-            self._session.run(self._outputs, {self._input: np.zeros((1, *self._input_shape), np.float32)}, options)
+            self._session.run(self._outputs, dict(zip(self._inputs, self._zeros(1), strict=True)), options)
 
     def _seconds(self, count: int) -> float:
-        rows = np.zeros((count, *self._input_shape), np.float32)
+        inputs = self._zeros(count)
         began = time.perf_counter()
-        self.run(rows)
+        self.run(*inputs)
         return time.perf_counter() - began
 
-    def _call_in_parts(self, rows: Floats, shapes: list[tuple[int, ...]]) -> list[Floats]:
-        step = self._at_a_time
-        if step is None or 2 * len(rows) < 3 * step:  # one that is a little larger is not worth another call
-            return self._call(rows)
+    def _zeros(self, count: int) -> list[Floats]:
+        return [np.zeros((count, *shape), np.float32) for shape in self._input_shapes]
+
+    def _call_in_parts(self, inputs: tuple[Floats, ...], shapes: list[tuple[int, ...]]) -> list[Floats]:
+        count, step = len(inputs[0]), self._at_a_time
+        if step is None or 2 * count < 3 * step:  # one that is a little larger is not worth another call
+            return self._call(inputs)
         outputs = [np.empty(shape, np.float32) for shape in shapes]
-        for start in range(0, len(rows), step):
-            for output, part in zip(outputs, self._call(rows[start : start + step]), strict=True):
-                output[start : start + step] = part
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            for output, part in zip(outputs, self._call(tuple(array[rows] for array in inputs)), strict=True):
+                output[rows] = part
         return outputs
 
-    def _call(self, rows: Floats) -> list[Floats]:
+    def _call(self, inputs: tuple[Floats, ...]) -> list[Floats]:
         if self._binding is not None:
-            return self._binding.run(rows)
-        return cast("list[Floats]", self._session.run(self._outputs, {self._input: rows}))
+            return self._binding.run(*inputs)
+        return cast("list[Floats]", self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True))))
 
 
 def open_graphs(

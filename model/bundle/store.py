@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from model.bundle.errors import BundleError, BundleNotFound
 from model.bundle.files import sha256_of, sync, write_text_atomically
 from model.bundle.graphs import inspect_graph
-from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, SCHEMA_VERSION, Manifest
+from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, SCHEMA_VERSION, SCORES, Manifest
 from model.bundle.runtime import Bundle, RuntimeOptions
 
 
@@ -31,7 +31,7 @@ def open_bundle(folder: Path, options: RuntimeOptions | None = None, *, allow_ha
     a package installer put there (some link files from their cache). Raises BundleError, one line.
     """
     manifest, contents = _read(folder, allow_hard_links=allow_hard_links)
-    for graph in (manifest.graphs.encoder, manifest.graphs.decoder):
+    for graph in manifest.graphs.present().values():
         try:
             found = inspect_graph(contents[graph.file])
         except ValueError as error:
@@ -144,7 +144,10 @@ def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, 
         document = _read_file(folder / MANIFEST, allow_hard_links=allow_hard_links)
         manifest = _parse(folder, document)
         listed = set(manifest.files)
-        for name in sorted({manifest.graphs.encoder.file, manifest.graphs.decoder.file, GOLDEN, CARD} - listed):
+        needed = {graph.file for graph in manifest.graphs.present().values()} | {GOLDEN, CARD}
+        if manifest.scores is not None:
+            needed.add(SCORES)
+        for name in sorted(needed - listed):
             raise BundleError(f"{folder}/{MANIFEST}: lists no {name}")
         for name in sorted(listed - present):
             raise BundleError(f"{folder}/{name}: missing")

@@ -1,9 +1,11 @@
 """How far the numbers of an open bundle may lie from those that torch gave in float32."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle.manifest import LIMITS, Compared, Deviation, Precision
+from model.bundle.precision import LIMITS, Compared, Deviation, Precision
 
 Floats = NDArray[np.float32]
 
@@ -30,13 +32,14 @@ def deviations(output: Compared, found: Floats, wanted: Floats) -> NDArray[np.fl
     return off.reshape(len(off), -1)
 
 
-def within(output: Compared, found: Floats, wanted: Floats, precision: Precision | None) -> bool:
+def within(output: Compared | Literal["nats"], found: Floats, wanted: Floats, precision: Precision | None) -> bool:
     """Whether an output (N, ...) is what torch gave, as well as a bundle of this precision can tell; NaN never is.
 
+    Latents and "nats", which are log densities, come from graphs that are float32 in every bundle.
     Reduced graphs must keep to what was recorded when they were exported, twice over, both number by number and on
     average, and never leave the limits of their kind: a manifest cannot declare a broken graph to be good.
     """
-    if precision is None:
+    if precision is None or output == "nats":
         rtol, atol = (0.0, PIXEL_ATOL) if output == "pixel" else (LATENT_RTOL, LATENT_ATOL)
         return np.allclose(found, wanted, rtol=rtol, atol=atol)
     recorded: Deviation = getattr(precision.parity, output)

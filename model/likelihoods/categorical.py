@@ -40,7 +40,7 @@ class Categorical(nn.Module):
         logits = _by_level(parameters)
         levels = to_levels(images).long().unsqueeze(-3)
         # Less memory than log_softmax: only what is chosen is normalized.
-        chosen = torch.take_along_dim(*_aligned(logits, levels), dim=-3).squeeze(-3)
+        chosen = _chosen(logits, levels).squeeze(-3)
         return (chosen - logits.logsumexp(-3)).sum((-3, -2, -1))
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
@@ -64,7 +64,11 @@ def _by_level(parameters: Tensor) -> Tensor:
     return torch.unflatten(parameters, -3, (-1, LEVELS))
 
 
-def _aligned(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with as many axes, those that are missing in front."""
+def _chosen(logits: Tensor, levels: Tensor) -> Tensor:
+    """The logits of the levels ``(..., C, 1, H, W)``; what is in front of C broadcasts."""
     axes = max(logits.ndim, levels.ndim)
-    return logits[(None,) * (axes - logits.ndim)], levels[(None,) * (axes - levels.ndim)]
+    logits, levels = logits[(None,) * (axes - logits.ndim)], levels[(None,) * (axes - levels.ndim)]
+    if logits.shape[:-4] == levels.shape[:-4]:
+        # In an exported graph take_along_dim would fix the number of images.
+        return logits.gather(-3, levels)
+    return torch.take_along_dim(logits, levels, dim=-3)

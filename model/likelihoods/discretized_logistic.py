@@ -86,9 +86,12 @@ class DiscretizedLogistic(nn.Module):
         level = to_levels(images)
         lower = (level - 0.5) * _WIDTH - location
         black, white = level <= 0, level >= LEVELS - 1
-        below = torch.where(white, 0.0, F.logsigmoid((lower + _WIDTH) / scale))
-        above = torch.where(black, 0.0, F.logsigmoid(-lower / scale))
-        within = torch.where(black | white, 0.0, (-torch.expm1(-_WIDTH / scale)).log())
+        # -softplus(-t) is log sigmoid(t), and 2 tanh(t/2) / (1 + tanh(t/2)) is 1 - exp(-t): for either as such ONNX has
+        # no words but those that round to the log of 0.
+        below = torch.where(white, 0.0, -F.softplus(-(lower + _WIDTH) / scale))
+        above = torch.where(black, 0.0, -F.softplus(lower / scale))
+        half = torch.tanh(0.5 * _WIDTH / scale)
+        within = torch.where(black | white, 0.0, math.log(2) + half.log() - (1 + half).log())
         return (below + above + within).sum((-3, -2, -1))
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:

@@ -77,4 +77,4 @@ class InverseAutoregressive(nn.Module):
         opened = torch.sigmoid(gate + _OPEN)
         turned = opened * latent + (1 - opened) * shift
         turned = turned.flip(-1) if self.reverse else turned
-        return turned, F.logsigmoid(gate + _OPEN).sum(-1)
+        return turned, -F.softplus(-(gate + _OPEN)).sum(-1)

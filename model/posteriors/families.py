@@ -5,6 +5,8 @@ A family is a module: most have no weights of their own, since the encoder gives
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Literal
 
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 from model.posteriors.autoregressive import InverseAutoregressive
 from model.posteriors.flows import Flow, Map, orthonormal, planar, radial, reflect, sylvester, times
 from model.posteriors.gaussian import DiagonalGaussian, FullGaussian, Posterior
+
+# Of `flows.orthonormal`: singular values of a ten-millionth of the largest have grown to 1 by then.
+_ITERATIONS_IN_A_GRAPH = 48
 
 Steps = Annotated[int, Field(gt=0, le=64, description="maps one after the other")]
 
@@ -117,8 +122,17 @@ class Family(nn.Module, ABC):
 
     def forward(self, raw: Tensor) -> Posterior:
         """The posteriors of an encoder's output ``(N, outputs)``."""
+        return self.of(*self.split(raw))
+
+    def split(self, raw: Tensor) -> tuple[DiagonalGaussian, Tensor]:
+        """The Gaussian that draws start from and the further parameters ``(N, E)`` in ``(N, outputs)``."""
         mean, raw_log_variance, extra = torch.split(raw, [self.dimension, self.dimension, self.extra], dim=-1)
-        return self.of(DiagonalGaussian.bounded(mean, raw_log_variance), extra)
+        return DiagonalGaussian.bounded(mean, raw_log_variance), extra
+
+    @contextmanager
+    def in_a_graph(self) -> Iterator[None]:
+        """Around an export: what depends on the numbers on the way is done a fixed number of times."""
+        yield
 
     def parts(self, extra: Tensor) -> list[Tensor]:
         """The parameters ``(N, *shape)`` in ``extra`` ``(N, E)``."""
@@ -193,14 +207,21 @@ class Orthogonal(Family):
     def __init__(self, dimension: int, settings: OrthogonalSettings) -> None:
         m, steps = settings.bottleneck, settings.steps
         super().__init__(dimension, (steps, m, m + 1), (steps, m), (steps, dimension, m))
-        self.iterations: int | None = None
-        """Of `flows.orthonormal`: a graph needs a number; absent, it stops when it is done."""
+        self._iterations: int | None = None
+
+    @contextmanager
+    def in_a_graph(self) -> Iterator[None]:
+        self._iterations = _ITERATIONS_IN_A_GRAPH
+        try:
+            yield
+        finally:
+            self._iterations = None
 
     def of(self, base: DiagonalGaussian, extra: Tensor) -> Posterior:
         raw, b, turns = self.parts(extra)
         # The identity is added: the numbers of a fresh encoder are small, and small matrices hardly have a direction.
         start = torch.eye(self.dimension, turns.shape[-1], dtype=turns.dtype, device=turns.device)
-        q = orthonormal(start + turns, iterations=self.iterations)
+        q = orthonormal(start + turns, iterations=self._iterations)
         maps: list[Map] = []
         for index in range(raw.shape[1]):
             rotate = partial(times, q[:, index].mT)

@@ -48,7 +48,7 @@ def image_bodies(images: NDArray[Any]) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_encode_of_every_body(run: Run, tiny: Path, bundle: Bundle, shortcut: bool) -> None:
     images = grey(3)
-    mean, log_variance = bundle.encode(to_network(images[..., None]))
+    mean, log_variance, _ = bundle.encode(to_network(images[..., None]))
 
     async def scenario() -> None:
         async with running(tiny, shortcut=shortcut) as client:
@@ -76,7 +76,7 @@ def test_encode_of_every_body(run: Run, tiny: Path, bundle: Bundle, shortcut: bo
 def test_encode_of_a_picture_body(run: Run, tiny: Path, bundle: Bundle, format: str) -> None:
     data = picture(grey(1)[0], format.upper())
     pixels = np.asarray(opened(data).convert("L"))[None, ..., None]
-    mean, _ = bundle.encode(to_network(pixels))
+    mean, _, _ = bundle.encode(to_network(pixels))
 
     async def scenario() -> None:
         async with running(tiny) as client:
@@ -89,7 +89,7 @@ def test_encode_of_a_picture_body(run: Run, tiny: Path, bundle: Bundle, format: 
 
 def test_encode_outputs(run: Run, tiny: Path, bundle: Bundle) -> None:
     images = grey(3)
-    mean, log_variance = bundle.encode(to_network(images[..., None]))
+    mean, log_variance, _ = bundle.encode(to_network(images[..., None]))
     draws = posterior_samples(mean, log_variance, 4, seed=11)
     expected = {
         "mean": mean,
@@ -172,7 +172,7 @@ def test_decode(run: Run, tiny: Path, bundle: Bundle) -> None:
 
 def test_reconstruct(run: Run, tiny: Path, bundle: Bundle) -> None:
     images = grey(3)
-    mean, log_variance = bundle.encode(to_network(images[..., None]))
+    mean, log_variance, _ = bundle.encode(to_network(images[..., None]))
     levels = to_uint8(from_network(bundle.decode(mean)))
     drawn = to_uint8(from_network(bundle.decode(posterior_samples(mean, log_variance, 1, seed=5)[:, 0])))
 
@@ -213,7 +213,7 @@ def test_sample(run: Run, tiny: Path, bundle: Bundle) -> None:
 @pytest.mark.parametrize("path", ["slerp", "linear"])
 def test_interpolate(run: Run, tiny: Path, bundle: Bundle, path: str) -> None:
     images = grey(2)
-    mean, _ = bundle.encode(to_network(images[..., None]))
+    mean, _, _ = bundle.encode(to_network(images[..., None]))
     points = np.stack((mean[0], [0.5, -1], mean[1])).astype(np.float32)
     latents = interpolate(points, 4, "slerp" if path == "slerp" else "linear")
     levels = to_uint8(from_network(bundle.decode(latents)))

@@ -18,6 +18,7 @@ MLP: dict[str, Any] = {"kind": "mlp", "hidden": [16]}
 CONV: dict[str, Any] = {"kind": "conv", "channels": 8, "max_channels": 8, "hidden": 16}
 BERNOULLI: dict[str, Any] = {"family": "bernoulli"}
 GAUSSIAN: dict[str, Any] = {"family": "gaussian"}
+DIAGONAL: dict[str, Any] = {"kind": "diagonal"}
 
 
 def write_run(
@@ -25,6 +26,7 @@ def write_run(
     *,
     network: dict[str, Any] = MLP,
     likelihood: dict[str, Any] = BERNOULLI,
+    posterior: dict[str, Any] = DIAGONAL,
     shape: tuple[int, int, int] = (8, 8, 1),
     latent_dim: int = 3,
     binarization: str = "none",
@@ -50,7 +52,12 @@ def write_run(
             "seed": seed,
             "device": "cpu",
             "image": {"height": height, "width": width, "channels": channels},
-            "model": {"latent_dim": latent_dim, "network": network, "likelihood": likelihood},
+            "model": {
+                "latent_dim": latent_dim,
+                "network": network,
+                "posterior": posterior,
+                "likelihood": likelihood,
+            },
             "data": {
                 "source": "arrays",
                 "path": str(data),

@@ -1,6 +1,8 @@
 """A whole bundle in a few kilobytes: real graphs, no torch, and answers that depend on every input.
 
 mean = A x, log_variance = -|B x|, image = sigmoid(W z)        x in [0, 1]^(C H W), z in R^D
+log_likelihood = sum x W z - softplus(W z)                     where it scores
+parameters = A x, latent = mean + sigma noise + parameters     where its posterior is to be no Gaussian
 """
 
 import io
@@ -15,20 +17,29 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from model.bundle.golden import layout
+from model.bundle.latents import gaussian_draws
 from model.bundle.manifest import (
     CARD,
     DECODER,
     ENCODER,
     GOLDEN,
+    LIKELIHOOD,
     MANIFEST,
+    POSTERIOR,
+    SCORES,
     ImageSpec,
     LatentSpec,
     LikelihoodSpec,
     Manifest,
+    PosteriorSpec,
+    ScoredImages,
     graph_signatures,
 )
 from model.bundle.pixels import to_network
-from model.bundle.store import write_manifest
+from model.bundle.runtime import RuntimeOptions
+from model.bundle.scores import score_images, scores_file
+from model.bundle.store import open_bundle, write_manifest
 
 Floats = NDArray[np.float32]
 Shape = list[int | str]
@@ -48,32 +59,45 @@ def write_tiny_bundle(
     version: str = "1",
     fit: Literal["contain", "cover", "stretch"] = "contain",
     decoder: Decoder = "sigmoid",
+    flow: bool = False,
+    scores: bool = False,
 ) -> Path:
     """Write a valid bundle into `folder`, which is made where it is missing; the folder.
 
+    flow: its posterior has a graph of its own. scores: it has a likelihood graph, and scores of images.
     decoder: "overflowing" gives NaN for a latent with a coordinate beyond about 100, and what "sigmoid" gives below;
     "slow" gives the same as "sigmoid" some tens of milliseconds later.
     """
     folder.mkdir(parents=True, exist_ok=True)
     image = ImageSpec(height=height, width=width, channels=channels, fit=fit)
     latent = LatentSpec(dim=latent_dim)
+    posterior = PosteriorSpec(family="planar", parameters=latent_dim) if flow else PosteriorSpec()
     weights = tiny_weights(image, latent)
-    (folder / ENCODER).write_bytes(encoder_graph(image, latent, weights).SerializeToString())
+    (folder / ENCODER).write_bytes(encoder_graph(image, latent, weights, flow=flow).SerializeToString())
+    if flow:
+        (folder / POSTERIOR).write_bytes(posterior_graph(latent).SerializeToString())
+    if scores:
+        (folder / LIKELIHOOD).write_bytes(likelihood_graph(image, latent, weights).SerializeToString())
     (folder / DECODER).write_bytes(decoder_graph(image, latent, weights, decoder).SerializeToString())
     (folder / CARD).write_text(f"# {name}\n\nA random linear map for tests.\n", encoding="utf-8")
-    (folder / GOLDEN).write_bytes(golden_sample(image, weights))
-    write_manifest(
-        folder,
-        Manifest(
-            name=name,
-            version=version,
-            created=datetime(2025, 1, 1, tzinfo=UTC),
-            image=image,
-            latent=latent,
-            likelihood=LikelihoodSpec(family="bernoulli", binarization="dynamic"),
-            graphs=graph_signatures(image, latent),
-        ),
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created=datetime(2025, 1, 1, tzinfo=UTC),
+        image=image,
+        latent=latent,
+        posterior=posterior,
+        likelihood=LikelihoodSpec(family="bernoulli", binarization="dynamic"),
+        graphs=graph_signatures(image, latent, posterior, scores=scores),
     )
+    (folder / GOLDEN).write_bytes(golden_sample(manifest, weights))
+    write_manifest(folder, manifest)
+    if scores:
+        images = np.random.default_rng(2).integers(0, 256, (20, height, width, channels)).astype(np.uint8)
+        scored = score_images(open_bundle(folder, RuntimeOptions(threads=1)), images, 16, seed=0)
+        (folder / SCORES).write_bytes(scores_file(scored))
+        spec = ScoredImages(images=20, samples=16, seed=0)
+        write_manifest(folder, manifest.model_copy(update={"scores": spec}))
     return folder
 
 
@@ -108,20 +132,33 @@ def tiny_decode(weights: dict[str, Floats], latents: Floats, image: ImageSpec) -
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32).reshape(-1, *image.shape)
 
 
-def golden_sample(image: ImageSpec, weights: dict[str, Floats]) -> bytes:
+def tiny_log_likelihood(weights: dict[str, Floats], latents: Floats, images: Floats) -> Floats:
+    """(N, D) and (N, C, H, W) -> log p(x|z) (N,), computed in NumPy."""
+    logits = latents.astype(np.float64) @ weights["W"]
+    return np.asarray((images.reshape(len(images), -1) * logits - np.logaddexp(0, logits)).sum(axis=1), np.float32)
+
+
+def golden_sample(manifest: Manifest, weights: dict[str, Floats]) -> bytes:
     """golden.npz with three random images."""
-    shape = (3, image.height, image.width, image.channels)
-    images = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    image, random = manifest.image, np.random.default_rng(1)
+    images = random.integers(0, 256, (3, image.height, image.width, image.channels)).astype(np.uint8)
     mean, log_variance = tiny_encode(weights, to_network(images))
+    noise = random.standard_normal(mean.shape).astype(np.float32)
+    base, log_density = gaussian_draws(mean, log_variance, noise)
+    decoded = mean if manifest.posterior.is_diagonal else base + mean
+    arrays: dict[str, Any] = {"images": images, "mean": mean, "log_variance": log_variance, "parameters": mean}
+    arrays |= {"noise": noise, "latent": decoded, "log_density": log_density}
+    arrays["reconstruction"] = tiny_decode(weights, decoded, image)
+    arrays["log_likelihood"] = tiny_log_likelihood(weights, decoded, to_network(images))
     buffer = io.BytesIO()
-    np.savez(
-        buffer, images=images, mean=mean, log_variance=log_variance, reconstruction=tiny_decode(weights, mean, image)
-    )
+    np.savez(buffer, **{name: arrays[name] for name in layout(manifest)})
     return buffer.getvalue()
 
 
-def encoder_graph(image: ImageSpec, latent: LatentSpec, weights: dict[str, Floats]) -> onnx.ModelProto:
-    """image -> mean, log_variance."""
+def encoder_graph(
+    image: ImageSpec, latent: LatentSpec, weights: dict[str, Floats], *, flow: bool = False
+) -> onnx.ModelProto:
+    """image -> mean, log_variance, and of a flow parameters."""
     nodes = [
         helper.make_node("Flatten", ["image"], ["x"], axis=1),
         helper.make_node("MatMul", ["x", "A"], ["mean"]),
@@ -130,10 +167,14 @@ def encoder_graph(image: ImageSpec, latent: LatentSpec, weights: dict[str, Float
         helper.make_node("Neg", ["size"], ["log_variance"]),
     ]
     point: Shape = ["N", latent.dim]
+    outputs = {"mean": point, "log_variance": point}
+    if flow:
+        nodes.append(helper.make_node("Identity", ["mean"], ["parameters"]))
+        outputs["parameters"] = point
     return make_model(
         nodes,
         inputs={"image": ["N", *image.shape]},
-        outputs={"mean": point, "log_variance": point},
+        outputs=outputs,
         constants={"A": weights["A"], "B": weights["B"]},
     )
 
@@ -165,6 +206,52 @@ def decoder_graph(
     ]
     return make_model(
         nodes, inputs={"latent": ["N", latent.dim]}, outputs={"image": ["N", *image.shape]}, constants=constants
+    )
+
+
+def posterior_graph(latent: LatentSpec) -> onnx.ModelProto:
+    """mean, log_variance, parameters, noise -> latent, log_density."""
+    constants: dict[str, NDArray[Any]] = {
+        "half": np.array(0.5, "f"),
+        "log_2_pi": np.array(np.log(2 * np.pi), "f"),
+        "last": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Mul", ["half", "log_variance"], ["log_scale"]),
+        helper.make_node("Exp", ["log_scale"], ["scale"]),
+        helper.make_node("Mul", ["scale", "noise"], ["shift"]),
+        helper.make_node("Sum", ["mean", "shift", "parameters"], ["latent"]),
+        helper.make_node("Mul", ["noise", "noise"], ["squared"]),
+        helper.make_node("Sum", ["squared", "log_2_pi", "log_variance"], ["terms"]),
+        helper.make_node("ReduceSum", ["terms", "last"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "half"], ["halved"]),
+        helper.make_node("Neg", ["halved"], ["log_density"]),
+    ]
+    point: Shape = ["N", latent.dim]
+    names = ("mean", "log_variance", "parameters", "noise")
+    return make_model(
+        nodes,
+        inputs=dict.fromkeys(names, point),
+        outputs={"latent": point, "log_density": ["N"]},
+        constants=constants,
+    )
+
+
+def likelihood_graph(image: ImageSpec, latent: LatentSpec, weights: dict[str, Floats]) -> onnx.ModelProto:
+    """latent, image -> log_likelihood."""
+    nodes = [
+        helper.make_node("MatMul", ["latent", "W"], ["logits"]),
+        helper.make_node("Flatten", ["image"], ["x"], axis=1),
+        helper.make_node("Mul", ["x", "logits"], ["on"]),
+        helper.make_node("Softplus", ["logits"], ["cost"]),
+        helper.make_node("Sub", ["on", "cost"], ["terms"]),
+        helper.make_node("ReduceSum", ["terms", "last"], ["log_likelihood"], keepdims=0),
+    ]
+    return make_model(
+        nodes,
+        inputs={"latent": ["N", latent.dim], "image": ["N", *image.shape]},
+        outputs={"log_likelihood": ["N"]},
+        constants={"W": weights["W"], "last": np.array([1], np.int64)},
     )
 
 

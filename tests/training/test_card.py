@@ -66,7 +66,9 @@ def _facts(
         seed=7,
         data={"name": "waves", "training": "a" * 64, "validation": "b" * 64},
     )
-    return Facts(config, manifest, provenance, 1234, 56, {"encoder": 98765, "decoder": 4321}, 777, COMMIT)
+    return Facts(
+        config, manifest, provenance, 1234, 56, {"encoder": 98765, "decoder": 4321, "posterior": 0}, 777, COMMIT
+    )
 
 
 def _metrics(binarization: Any, *, likelihood: bool, discrete: bool) -> Metrics:

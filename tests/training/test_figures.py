@@ -214,7 +214,7 @@ def test_traversals_are_of_the_dimensions_with_the_largest_kl(model: TorchModel)
 def test_kl_of_dimensions_sums_to_the_rate() -> None:
     random = np.random.default_rng(0)
     mean, log_variance = random.normal(size=(2, 7, 4)).astype(np.float32)
-    kl = kl_of_dimensions(Posterior(mean, log_variance))
+    kl = kl_of_dimensions(Posterior(mean, log_variance, mean[:, :0]))
     assert kl.shape == (4,)
     assert kl.sum() == pytest.approx(gaussian_kl(mean, log_variance).mean())
 
@@ -265,7 +265,9 @@ def test_latents_are_drawn_in_the_plane_and_every_class_is_named(dimensions: int
     mean, log_variance = random.normal(size=(2, 60, dimensions)).astype(np.float32)
     labels = np.arange(60, dtype=np.int64) % classes
     with constant_style():
-        figure = latent_scatter(Posterior(mean, log_variance), labels, [f"class {index}" for index in range(classes)])
+        figure = latent_scatter(
+            Posterior(mean, log_variance, mean[:, :0]), labels, [f"class {index}" for index in range(classes)]
+        )
         assert _pixels(png(figure)).std() > 10
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     shown = [f"class {index}" for index in range(min(classes, len(CLASSES)))]

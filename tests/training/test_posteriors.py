@@ -8,10 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from model.bundle.manifest import CARD
 from model.bundle.measurements import Metrics
 from model.posteriors import standard_normal_log_density
 from model.vae import VAE
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights
+from training import anatomy
 from training.config import RunConfig
 from training.errors import ConfigError, ExportError
 from training.estimators import estimate_images
@@ -53,8 +55,10 @@ def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> Non
     drawn = draw_run(run, tmp_path / "figures", data_dir=None, console=console)
     assert {path.name for path in drawn} >= {"reconstructions.png", "traversals.png", "latents.png"}
     with pytest.raises(ExportError, match=f"diagonal Gaussian posteriors, and this one is {posterior['kind']}"):
-        export(run, tmp_path / "bundle", "1", data_dir=None, console=console)
+        export(run, tmp_path / "bundle", "1", "int8", data_dir=None, console=console)
     assert not (tmp_path / "bundle").exists()
+    card = (export(run, tmp_path / "bundle", "1", data_dir=None, console=console) / CARD).read_text(encoding="utf-8")
+    assert anatomy.posterior(run.config().model.posterior) in card
 
 
 @on_all

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 import training.export
 from model.bundle.graphs import inspect_graph
 from model.bundle.latents import posterior_noise, prior_latents
-from model.bundle.manifest import DECODER, ENCODER, LikelihoodSpec, Lower, Precision
+from model.bundle.manifest import DECODER, ENCODER, LikelihoodSpec
 from model.bundle.measurements import Estimate, Metrics, Protocol
 from model.bundle.pixels import to_network
+from model.bundle.precision import Lower, Precision
 from model.bundle.runtime import Bundle, Posterior
 from model.bundle.store import open_bundle
 from model.bundle.tolerances import deviations
@@ -313,7 +314,7 @@ def test_pieces_change_nothing(conv: tuple[RunFolder, Bundle], monkeypatch: pyte
 def test_a_pixel_that_is_surely_on_costs_a_finite_number() -> None:
     class Sure:
         def encode(self, images: np.ndarray) -> Posterior:
-            return Posterior(np.zeros((len(images), 1), np.float32), np.zeros((len(images), 1), np.float32))
+            return Posterior(*(np.zeros((len(images), width), np.float32) for width in (1, 1, 0)))
 
         def decode(self, latents: np.ndarray) -> np.ndarray:
             return np.ones((len(latents), 1, 8, 8), np.float32)

@@ -25,13 +25,16 @@ class Model(Protocol):
 
     def encode(self, images: Floats) -> Posterior: ...
 
+    def center(self, posterior: Posterior) -> Floats: ...
+
     def decode(self, latents: Floats) -> Floats: ...
 
 
 def encode_images(model: Model, images: Bytes) -> Posterior:
-    """The posteriors of uint8 images ``(N, H, W, C)``, a batch at a time."""
+    """The posteriors of uint8 images ``(N, H, W, C)``, a batch at a time; for the mean the latent that stands for an
+    image, which it is unless a flow turns it."""
     batches = (to_network(np.asarray(images[start : start + _BATCH])) for start in range(0, len(images), _BATCH))
-    parts = [model.encode(batch) for batch in batches]
+    parts = [posterior._replace(mean=model.center(posterior)) for posterior in map(model.encode, batches)]
     return Posterior(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.latents import posterior_samples, prior_latents
-from model.bundle.manifest import DECODER, ENCODER, Calibration, Lower, Manifest, Precision
+from model.bundle.manifest import DECODER, ENCODER, Manifest
 from model.bundle.measurements import Protocol
 from model.bundle.pixels import to_network
+from model.bundle.precision import Calibration, Lower, Precision
 from model.bundle.runtime import Bundle, RuntimeOptions
 from training.data.dataset import Dataset
 from training.data.splits import choose

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle.latents import gaussian_kl, posterior_noise, prior_latents
-from model.bundle.manifest import LIMITS, Compared, Deviation, LikelihoodSpec, Lower, Parity, Speed, Timing
+from model.bundle.manifest import LikelihoodSpec
 from model.bundle.measurements import Estimate
 from model.bundle.onnx_runtime import onnx_runtime
 from model.bundle.pixels import to_network
+from model.bundle.precision import LIMITS, Compared, Deviation, Lower, Parity, Speed, Timing
 from model.bundle.runtime import Bundle, Posterior
 from model.bundle.tolerances import deviations
 from training.errors import ExportError

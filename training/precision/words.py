@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from model.bundle.manifest import Manifest, Precision
+from model.bundle.manifest import Manifest
+from model.bundle.precision import Precision
 from training.words import count
 
 # A ratio above this is no gain that another run would find again.

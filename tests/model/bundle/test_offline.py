@@ -80,7 +80,8 @@ def test_saved_latents_load(bundle: Bundle, pictures: Path, tmp_path: Path) -> N
     encoding = offline.encode_pictures(bundle, offline.read_sources([pictures]))
     offline.save_encoding(tmp_path / "latents.npz", encoding)
     with np.load(tmp_path / "latents.npz", allow_pickle=False) as saved:
-        assert set(saved.files) == {"mean", "log_variance", "names"}
+        assert set(saved.files) == {"mean", "log_variance", "latent", "names"}
+        np.testing.assert_array_equal(saved["latent"], encoding.mean)
         assert tuple(saved["names"]) == encoding.names
         np.testing.assert_array_equal(saved["log_variance"], encoding.log_variance)
     np.testing.assert_array_equal(offline.load_latents(tmp_path / "latents.npz", 2), encoding.mean)
@@ -116,7 +117,7 @@ def test_files_that_are_no_latents(content: bytes, tmp_path: Path) -> None:
 
 def test_an_archive_without_means(tmp_path: Path) -> None:
     np.savez(tmp_path / "latents.npz", other=np.zeros(2))
-    with pytest.raises(OfflineError, match="no array named mean"):
+    with pytest.raises(OfflineError, match="no array named latent or mean"):
         offline.load_latents(tmp_path / "latents.npz", 2)
 
 

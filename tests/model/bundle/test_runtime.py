@@ -182,7 +182,7 @@ def test_parts_are_the_whole(bundle: Bundle, count: int, monkeypatch: pytest.Mon
     rows = np.random.default_rng(1).random((count, *bundle.manifest.image.shape), np.float32)
     latents = np.random.default_rng(2).standard_normal((count, bundle.manifest.latent.dim), np.float32)
     expected = (*bundle.encode(rows), bundle.decode(latents))
-    for graph in (bundle._encoder, bundle._decoder):
+    for graph in bundle._graphs.values():
         monkeypatch.setattr(graph, "_at_a_time", 8)
     for found, wanted in zip((*bundle.encode(rows), bundle.decode(latents)), expected, strict=True):
         assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
@@ -217,7 +217,7 @@ def test_tuning_takes_the_fastest_size_and_little_time(
         return spent
 
     monkeypatch.setattr("model.bundle.sessions.time.perf_counter", lambda: clock[0])
-    graph = bundle._encoder
+    graph = bundle._graphs["encoder"]
     monkeypatch.setattr(graph, "_seconds", seconds)
     monkeypatch.setattr(graph, "_at_a_time", None)
     assert graph.tune(most) == graph._at_a_time == best
@@ -226,7 +226,7 @@ def test_tuning_takes_the_fastest_size_and_little_time(
 
 
 def test_tuning_runs_the_graphs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    for graph in (bundle._encoder, bundle._decoder):
+    for graph in bundle._graphs.values():
         monkeypatch.setattr(graph, "_at_a_time", 5)
     bundle.tune(64)
-    assert all(graph._at_a_time in (None, 8, 16, 32) for graph in (bundle._encoder, bundle._decoder))
+    assert all(graph._at_a_time in (None, 8, 16, 32) for graph in bundle._graphs.values())

@@ -9,7 +9,8 @@ from onnx import load, numpy_helper, save
 from pydantic import ValidationError
 
 from model.bundle.errors import BundleError
-from model.bundle.manifest import DECODER, ENCODER, LIMITS, Lower, Precision
+from model.bundle.manifest import DECODER, ENCODER
+from model.bundle.precision import LIMITS, Lower, Precision
 from model.bundle.runtime import RuntimeOptions
 from model.bundle.store import open_bundle
 from model.bundle.tolerances import deviations, within
