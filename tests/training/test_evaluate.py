@@ -23,9 +23,12 @@ from training.data.dataset import Dataset
 from training.data.load import load_test
 from training.errors import CheckpointError, ConfigError, DataError, NonFiniteMetric
 from training.estimators import mean_over_images
-from training.evaluate import evaluate_run, measure, summary
+from training.evaluate import evaluate_run
+from training.measure import measure
+from training.measured import require_finite
 from training.memory import images_at_a_time
 from training.run import RunFolder
+from training.summary import summary
 
 CPU = torch.device("cpu")
 
@@ -98,7 +101,7 @@ class TestTrainedRun:
     def test_the_protocol_has_the_commit_that_measured(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "git_commit", lambda: "f" * 40)
+        monkeypatch.setattr("training.measured.git_commit", lambda: "f" * 40)
         metrics, _ = evaluated(copy_of(evaluation[0], tmp_path), importance_samples=1)
         assert metrics.protocol.git_commit == "f" * 40
 
@@ -296,10 +299,10 @@ def test_what_is_not_finite_is_named_and_not_written(
 @pytest.mark.parametrize("axes", [1, 2])
 def test_every_metric_is_looked_at_by_image(axes: int) -> None:
     values = torch.zeros(*(5, 3)[:axes])
-    module._require_finite({"rate": values})
+    require_finite({"rate": values})
     values[2], values[4] = math.nan, math.inf
     with pytest.raises(NonFiniteMetric, match=r"^effective sample size: NaN or infinite for 2 of 5 test images"):
-        module._require_finite({"rate": torch.zeros(5), "effective_sample_size": values})
+        require_finite({"rate": torch.zeros(5), "effective_sample_size": values})
 
 
 def pictures(count: int) -> Dataset:
@@ -416,7 +419,9 @@ class TestCrafted:
         for coder in (model.encoder, model.decoder):
             coder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
         bytes_of_an_image = 4 * 4 * max(8 * 4 * 4, 64)  # four tensors of 8 channels at half the size
-        monkeypatch.setattr(module, "images_at_a_time", partial(images_at_a_time, budget=30 * bytes_of_an_image))
+        monkeypatch.setattr(
+            "training.measure.images_at_a_time", partial(images_at_a_time, budget=30 * bytes_of_an_image)
+        )
         torch.set_num_threads(3)
         within = measured(model, pictures(31), config)
         assert max(seen) == 10
