@@ -304,6 +304,11 @@ def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(
         (["train", "pictures"], 2, "vae train folder --set data.path=pictures"),
         (["train", "~nobody-of-that-name/a.toml"], 2, "~nobody-of-that-name/a.toml: cannot be read"),
         (["evaluate", "missing"], 2, "missing"),
+        (["evaluate", "missing", "--chains", 4], 2, "--chains: belongs to --ais: give both"),
+        (["evaluate", "missing", "--gaps", "--leapfrog-steps", 4], 2, "--leapfrog-steps: belongs to --ais"),
+        (["evaluate", "missing", "--ais", "--gap-steps", 4], 2, "--gap-steps: belongs to --gaps: give both"),
+        (["evaluate", "missing", "--subset", 4], 2, "--subset: belongs to --ais or --gaps"),
+        (["evaluate", "missing", "--ais", "--temperatures", 1], 2, "--temperatures"),
         (["export", "missing", "-o", "bundle"], 2, "missing"),
         (["figures", "missing"], 2, "missing"),
         (["train", "folder", "--set", "data.path=missing"], 1, "missing"),
@@ -471,3 +476,14 @@ def test_from_one_command_to_a_bundle_that_works(run: Vae) -> None:
     assert run("export", "runs/smoke", "-o", "bundles/smoke").code == 1
     assert run("figures", "bundles/smoke", "-o", "drawn").code == 0
     assert run("evaluate", "runs/smoke", "--samples", 1, "--images", 5).code == 0
+    more = run(
+        "evaluate", "runs/smoke", "--ais", "--gaps", "--subset", 3, "--chains", 2, "--temperatures", 4,
+        "--leapfrog-steps", 5, "--initial", "prior", "--gap-steps", 6,
+    )  # fmt: skip
+    assert more.code == 0, more.err
+    measured = json.loads(Path("runs/smoke/metrics.json").read_text(encoding="utf-8"))
+    annealing, gaps = (measured[part]["protocol"] for part in ("annealing", "gaps"))
+    assert (annealing["images"], annealing["chains"], annealing["temperatures"]) == (3, 2, 4)
+    assert (annealing["leapfrog_steps"], annealing["initial"], gaps["images"], gaps["steps"]) == (5, "prior", 3, 6)
+    assert run("figures", "runs/smoke").code == 0
+    assert Path("runs/smoke/figures/bounds.png").exists()

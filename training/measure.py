@@ -4,22 +4,23 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from model.bundle.measurements import EffectiveSampleSize, Metrics
+from model.bundle.measurements import FEW, Bound, EffectiveSampleSize, Metrics
 from model.posteriors import DiagonalGaussian
 from model.vae import VAE
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.estimators import ImageEstimates, encode, estimate_images, mean_over_images
 from training.feed import Feed
+from training.importance import bound_grid
 from training.measured import protocol_of, require_finite
 from training.memory import images_at_a_time
 from training.objective import binarize
 from training.parallel import map_side_by_side
 from training.reconstruction import squared_errors
+from training.streams import EVALUATION, generator_of
 
 # Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
 # exceeds this.
@@ -40,7 +41,7 @@ def measure(
 
     def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
         index, indices = numbered
-        generator = Generator(device).manual_seed(batch_seed(config.seed, index))
+        generator = generator_of(device, config.seed, EVALUATION, index)
         return _measure_batch(model, feed.batch(indices), config, generator, at_a_time)
 
     batches: list[_Batch] = []
@@ -56,13 +57,13 @@ def measure(
     discrete = has_likelihood and support != "interval"
     nats_per_bit_per_image = math.log(2) * math.prod(config.image.shape)
     negative_log_likelihood = -estimates.log_likelihood
-    sample_size = estimates.effective_sample_size
     return Metrics(
         rate=mean_over_images(estimates.rate),
         distortion=mean_over_images(estimates.distortion),
         negative_elbo=mean_over_images(estimates.rate + estimates.distortion),
         negative_log_likelihood=mean_over_images(negative_log_likelihood) if has_likelihood else None,
-        effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
+        effective_sample_size=summarized(estimates.effective_sample_size),
+        bounds=_curve(estimates.bounds, evaluation.importance_samples) if has_likelihood else (),
         active_units=_active_units(means),
         kl_per_dimension=_kl_per_dimension(torch.cat([batch.divergences for batch in batches])),
         reconstruction_error=mean_over_images(errors),
@@ -105,9 +106,16 @@ def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Gen
     )
 
 
-def batch_seed(seed: int, batch: int) -> int:
-    """A stream for each batch, apart from those of training (seed) and validation (seed + 1)."""
-    return int(np.random.SeedSequence((seed, 2, batch)).generate_state(1, np.uint64)[0] >> 1)
+def summarized(sizes: Tensor) -> EffectiveSampleSize:
+    """Effective sample sizes ``(N,)`` over the images."""
+    few = (sizes < FEW).double().mean().item()
+    return EffectiveSampleSize(mean=sizes.mean().item(), minimum=sizes.min().item(), few=few)
+
+
+def _curve(bounds: Tensor, k: int) -> tuple[Bound, ...]:
+    """L_1 to L_k ``(N, grid)`` over the images."""
+    points = zip(bound_grid(k), bounds.T, strict=True)
+    return tuple(Bound(importance_samples=at, negative=mean_over_images(-bound)) for at, bound in points)
 
 
 def _kl_per_dimension(divergences: Tensor) -> tuple[float, ...]:

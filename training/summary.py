@@ -1,9 +1,37 @@
-"""What was measured, as a table for a terminal."""
+"""What was measured, as tables for a terminal, and what is to be said of it."""
 
 from rich.table import Table
 
 from model.bundle.measurements import Estimate, Metrics
-from training.reconstruction import pixel
+from training.doubt import doubt
+from training.parts import parts_of
+from training.reconstruction import Reconstruction, pixel
+
+
+def tables(metrics: Metrics) -> list[Table]:
+    """All that was measured: what every evaluation measures, and the parts that were asked for."""
+    found = [summary(metrics)]
+    for part in parts_of(metrics):
+        table = Table(title=f"{part.title}\n{part.protocol}")
+        for column in ("metric", "value", "95% interval", "unit"):
+            table.add_column(column, justify="right" if column in ("value", "95% interval") else "left")
+        for row in part.rows:
+            table.add_row(*row)
+        found.append(table)
+    return found
+
+
+def remarks(measured: Metrics | Reconstruction) -> list[str]:
+    """What the tables do not say by themselves, a line each."""
+    if isinstance(measured, Reconstruction):
+        return ["A plain autoencoder has no rate, no ELBO and no likelihood."]
+    found = [remark for part in parts_of(measured) for remark in part.remarks]
+    warning = doubt(measured)
+    if warning is not None:
+        found.append(warning)
+    if measured.negative_log_likelihood is None:
+        found.append("Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.")
+    return found
 
 
 def summary(metrics: Metrics) -> Table:

@@ -17,13 +17,14 @@ from model.bundle.measurements import Metrics
 from model.vae import VAE
 from tests.support.digits import digits_config, restored, run_digits
 from training import evaluate as module
+from training.annealed import AnnealingSettings
 from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.load import load_test
 from training.errors import CheckpointError, ConfigError, DataError, NonFiniteMetric
 from training.estimators import mean_over_images
-from training.evaluate import evaluate_run
+from training.evaluate import Wishes, evaluate_run
 from training.measure import measure
 from training.measured import require_finite
 from training.memory import images_at_a_time
@@ -33,7 +34,7 @@ from training.summary import summary
 CPU = torch.device("cpu")
 
 
-def evaluated(run: RunFolder, **options: int) -> tuple[Metrics, str]:
+def evaluated(run: RunFolder, **options: Any) -> tuple[Metrics, str]:
     """The metrics, and what was printed."""
     printed = io.StringIO()
     metrics = evaluate_run(run, data_dir=None, console=Console(file=printed, width=120), **options)
@@ -78,6 +79,24 @@ class TestTrainedRun:
         assert metrics.bits_per_dim.value == pytest.approx(bits)
         assert metrics.effective_sample_size is not None
         assert 1 <= metrics.effective_sample_size.minimum <= metrics.effective_sample_size.mean <= 20
+
+    def test_the_curve_of_bounds_goes_from_the_elbo_to_the_last(
+        self, evaluation: tuple[RunFolder, Metrics, str]
+    ) -> None:
+        _, metrics, _ = evaluation
+        assert [bound.importance_samples for bound in metrics.bounds] == [1, 2, 5, 10, 20]
+        values = [bound.negative.value for bound in metrics.bounds]
+        assert values == sorted(values, reverse=True)
+        assert metrics.bounds[-1].negative == metrics.negative_log_likelihood
+        assert values[0] == pytest.approx(metrics.negative_elbo.value, abs=0.5)
+        assert all(bound.negative.low < bound.negative.value < bound.negative.high for bound in metrics.bounds)
+
+    def test_few_effective_samples_are_counted_and_told(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
+        _, metrics, printed = evaluation
+        assert metrics.effective_sample_size is not None
+        assert metrics.effective_sample_size.few is not None
+        assert 0.05 < metrics.effective_sample_size.few <= 1
+        assert f"below 10 for {metrics.effective_sample_size.few:.0%} of the images" in printed
 
     def test_the_bound_of_many_samples_is_tighter(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
         _, metrics, _ = evaluation
@@ -256,8 +275,28 @@ def test_no_likelihood_of_grey_values_under_a_bernoulli_and_no_bits_of_a_density
     config = digits_config(model={"likelihood": likelihood}, data={"binarization": binarization})
     metrics = measured(VAE(config.model, config.image.shape), pictures(20), config)
     assert (metrics.negative_log_likelihood is not None) == has_likelihood
+    assert bool(metrics.bounds) == has_likelihood
     assert (metrics.bits_per_dim is not None) == is_discrete
     assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
+
+
+@pytest.mark.usefixtures("few_tuning_moves")
+@pytest.mark.parametrize("likelihood", ["gaussian", "continuous-bernoulli", "discretized-logistic", "categorical"])
+def test_every_likelihood_is_annealed_and_has_gaps(likelihood: str, tmp_path: Path) -> None:
+    config = digits_config(
+        model={"likelihood": {"family": likelihood}}, data={"binarization": "none"}, optimization={"epochs": 1}
+    )
+    run, _, _ = run_digits(tmp_path / "run", config)
+    wishes = Wishes(AnnealingSettings(chains=2, temperatures=3, leapfrog_steps=1), gaps=4, subset=5)
+    metrics, _ = evaluated(run, images=5, wishes=wishes)
+    assert metrics.annealing is not None
+    discrete = likelihood in ("discretized-logistic", "categorical")
+    assert (metrics.annealing.bits_per_dim is not None) == discrete
+    if metrics.annealing.bits_per_dim is not None:
+        bits = metrics.annealing.negative_log_likelihood.value / math.log(2) / 64
+        assert metrics.annealing.bits_per_dim.value == pytest.approx(bits)
+    assert metrics.gaps is not None
+    assert metrics.gaps.diagonal is None
 
 
 def test_a_run_without_a_likelihood_says_so(tmp_path: Path) -> None:
