@@ -104,7 +104,8 @@ def evaluate_run(
         more = _more(model, subset, config, wishes, measured.protocol.importance_samples or 1, step, console)
         measured = measured.model_copy(update=more)
     written = merged(before, measured)
-    write(run, written)
+    if written != before:
+        write(run, written)
     if isinstance(measured, Metrics) and isinstance(written, Metrics):
         absent = {name: getattr(written, name) for name in PARTS if getattr(measured, name) is None}
         measured = measured.model_copy(update=absent)

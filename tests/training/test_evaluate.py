@@ -91,12 +91,19 @@ class TestTrainedRun:
         assert values[0] == pytest.approx(metrics.negative_elbo.value, abs=0.5)
         assert all(bound.negative.low < bound.negative.value < bound.negative.high for bound in metrics.bounds)
 
-    def test_few_effective_samples_are_counted_and_told(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
-        _, metrics, printed = evaluation
+    def test_few_effective_samples_are_counted_and_told(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, metrics, printed = evaluation
         assert metrics.effective_sample_size is not None
         assert metrics.effective_sample_size.few is not None
-        assert 0.05 < metrics.effective_sample_size.few <= 1
-        assert f"below 10 for {metrics.effective_sample_size.few:.0%} of the images" in printed
+        assert metrics.effective_sample_size.few <= 0.05
+        assert "effective sample size is below" not in printed
+        # Of five no ten can be effective.
+        metrics, printed = evaluated(copy_of(run, tmp_path), importance_samples=5, images=7)
+        assert metrics.effective_sample_size is not None
+        assert metrics.effective_sample_size.few == 1
+        assert "The effective sample size is below 10 for 100% of the images: there a few latents make L_5" in printed
 
     def test_the_bound_of_many_samples_is_tighter(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
         _, metrics, _ = evaluation

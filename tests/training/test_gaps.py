@@ -34,7 +34,7 @@ def diagonal_gap(linear: LinearVAE) -> float:
     """
     _, covariance = linear.exact.posterior(torch.zeros(1, linear.exact.loadings.shape[0], dtype=torch.float64))
     precision = torch.linalg.inv(covariance)
-    return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)).item()
+    return 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
 
 
 def test_a_full_gaussian_has_no_approximation_gap_where_posteriors_are_gaussian(generator: Generator) -> None:
