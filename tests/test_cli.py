@@ -304,11 +304,6 @@ def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(
         (["train", "pictures"], 2, "vae train folder --set data.path=pictures"),
         (["train", "~nobody-of-that-name/a.toml"], 2, "~nobody-of-that-name/a.toml: cannot be read"),
         (["evaluate", "missing"], 2, "missing"),
-        (["evaluate", "missing", "--chains", 4], 2, "--chains: belongs to --ais: give both"),
-        (["evaluate", "missing", "--gaps", "--leapfrog-steps", 4], 2, "--leapfrog-steps: belongs to --ais"),
-        (["evaluate", "missing", "--ais", "--gap-steps", 4], 2, "--gap-steps: belongs to --gaps: give both"),
-        (["evaluate", "missing", "--subset", 4], 2, "--subset: belongs to --ais or --gaps"),
-        (["evaluate", "missing", "--ais", "--temperatures", 1], 2, "--temperatures"),
         (["export", "missing", "-o", "bundle"], 2, "missing"),
         (["figures", "missing"], 2, "missing"),
         (["train", "folder", "--set", "data.path=missing"], 1, "missing"),
@@ -320,6 +315,22 @@ def test_a_mistake_in_training_is_told_in_words(arguments: list[str], code: int,
     assert outcome.code == code
     assert words in outcome.err
     assert outcome.err.startswith("vae: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--chains", 4], "--chains: belongs to --ais: give both"),
+        (["--gaps", "--leapfrog-steps", 4], "--leapfrog-steps: belongs to --ais"),
+        (["--ais", "--gap-steps", 4], "--gap-steps: belongs to --gaps: give both"),
+        (["--subset", 4], "--subset: belongs to --ais or --gaps"),
+        (["--ais", "--temperatures", 1], "greater than or equal to 2"),
+    ],
+)
+def test_an_option_of_what_is_not_asked_for_is_refused(arguments: list[object], words: str, run: Vae) -> None:
+    outcome = run("evaluate", "missing", *arguments)
+    assert outcome.code == 2
+    assert words in outcome.err
 
 
 def test_an_interrupted_run_has_its_own_exit_code_and_says_how_to_go_on(
