@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -83,13 +83,58 @@ def evaluate(
     data_dir: DataDir = None,
     samples: Samples = None,
     images: Annotated[int | None, typer.Option(min=2, help="Only so many test images, drawn by the seed.")] = None,
+    ais: Annotated[bool, typer.Option("--ais", help="Also log p(x) by annealed importance sampling.")] = False,
+    gaps: Annotated[bool, typer.Option("--gaps", help="Also approximation and amortization gap.")] = False,
+    subset: Annotated[
+        int | None, typer.Option(min=2, help="Test images of --ais and --gaps, drawn by the seed.", show_default="100")
+    ] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Of each image, with --ais.", show_default="16")] = None,
+    temperatures: Annotated[int | None, typer.Option(min=2, help="With --ais.", show_default="100")] = None,
+    leapfrog_steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradients a move, with --ais.", show_default="10")
+    ] = None,
+    initial: Annotated[
+        Literal["prior", "posterior"] | None,
+        typer.Option(help="Where chains start, with --ais.", show_default="posterior"),
+    ] = None,
+    gap_steps: Annotated[
+        int | None, typer.Option(min=2, help="Of optimizing each posterior, with --gaps.", show_default="1000")
+    ] = None,
 ) -> None:
-    """Measure a run on its test split. Prints a table and writes metrics.json."""
+    """Measure a run on its test split. Prints tables and writes metrics.json, where what is of more images stays."""
+    annealing: dict[str, Any] = {
+        "chains": chains, "temperatures": temperatures, "leapfrog_steps": leapfrog_steps, "initial": initial
+    }  # fmt: skip
+    _belongs(ais, "--ais", annealing)
+    _belongs(gaps, "--gaps", {"gap_steps": gap_steps})
+    _belongs(ais or gaps, "--ais or --gaps", {"subset": subset})
     with _torch("interrupted: nothing was written") as console:
-        from training.evaluate import evaluate_run
+        from training.annealed import AnnealingSettings
+        from training.evaluate import SUBSET, Wishes, evaluate_run
+        from training.gaps import STEPS
         from training.run import RunFolder
 
-        evaluate_run(RunFolder(run), data_dir=data_dir, importance_samples=samples, images=images, console=console)
+        given = {name: value for name, value in annealing.items() if value is not None}
+        wishes = Wishes(
+            annealing=AnnealingSettings()._replace(**given) if ais else None,
+            gaps=(gap_steps or STEPS) if gaps else None,
+            subset=subset or SUBSET,
+        )
+        evaluate_run(
+            RunFolder(run),
+            data_dir=data_dir,
+            importance_samples=samples,
+            images=images,
+            wishes=wishes,
+            console=console,
+        )
+
+
+def _belongs(wished: bool, to: str, options: dict[str, Any]) -> None:
+    """Refuse options of what is not asked for."""
+    for name, value in options.items():
+        if value is not None and not wished:
+            raise typer.BadParameter(f"belongs to {to}: give both", param_hint=f"--{name.replace('_', '-')}")
 
 
 def export(

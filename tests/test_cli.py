@@ -317,6 +317,22 @@ def test_a_mistake_in_training_is_told_in_words(arguments: list[str], code: int,
     assert outcome.err.startswith("vae: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--chains", 4], "--chains: belongs to --ais: give both"),
+        (["--gaps", "--leapfrog-steps", 4], "--leapfrog-steps: belongs to --ais"),
+        (["--ais", "--gap-steps", 4], "--gap-steps: belongs to --gaps: give both"),
+        (["--subset", 4], "--subset: belongs to --ais or --gaps"),
+        (["--ais", "--temperatures", 1], "greater than or equal to 2"),
+    ],
+)
+def test_an_option_of_what_is_not_asked_for_is_refused(arguments: list[object], words: str, run: Vae) -> None:
+    outcome = run("evaluate", "missing", *arguments)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
 def test_an_interrupted_run_has_its_own_exit_code_and_says_how_to_go_on(
     run: Vae, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,3 +487,14 @@ def test_from_one_command_to_a_bundle_that_works(run: Vae) -> None:
     assert run("export", "runs/smoke", "-o", "bundles/smoke").code == 1
     assert run("figures", "bundles/smoke", "-o", "drawn").code == 0
     assert run("evaluate", "runs/smoke", "--samples", 1, "--images", 5).code == 0
+    more = run(
+        "evaluate", "runs/smoke", "--ais", "--gaps", "--subset", 3, "--chains", 2, "--temperatures", 4,
+        "--leapfrog-steps", 5, "--initial", "prior", "--gap-steps", 6,
+    )  # fmt: skip
+    assert more.code == 0, more.err
+    measured = json.loads(Path("runs/smoke/metrics.json").read_text(encoding="utf-8"))
+    annealing, gaps = (measured[part]["protocol"] for part in ("annealing", "gaps"))
+    assert (annealing["images"], annealing["chains"], annealing["temperatures"]) == (3, 2, 4)
+    assert (annealing["leapfrog_steps"], annealing["initial"], gaps["images"], gaps["steps"]) == (5, "prior", 3, 6)
+    assert run("figures", "runs/smoke").code == 0
+    assert Path("runs/smoke/figures/bounds.png").exists()

@@ -11,7 +11,6 @@ import torch
 from torch import Generator, Tensor
 
 from model.ais import (
-    Annealed,
     Annealing,
     AnnealingPath,
     forward_ais,
@@ -23,9 +22,11 @@ from model.ais import (
     upper_bound,
 )
 from model.divergences import LogDensity
-from model.posteriors import standard_normal_log_density
+from model.posteriors import DiagonalGaussian, FullGaussian, standard_normal_log_density
+from model.posteriors.families import Diagonal, Full
 from model.vae import VAE
-from training.estimators import LogMeanExp, encode
+from training.estimators import encode
+from training.importance import effective_sample_size
 from training.simulate import simulate
 
 Initial = Literal["prior", "posterior"]
@@ -100,7 +101,9 @@ def ais_images(
         annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
         start = _normal(chains, len(images), model.latent_dim, generator, images)
         annealed = forward_ais(path, start, generator, annealing)
-    return AISEstimates(lower_bound(annealed.log_weights), _effective(annealed), annealed.acceptance_rate)
+    return AISEstimates(
+        lower_bound(annealed.log_weights), effective_sample_size(annealed.log_weights), annealed.acceptance_rate
+    )
 
 
 def bracket(
@@ -111,6 +114,7 @@ def bracket(
     chains: int = CHAINS,
     temperatures: int = TEMPERATURES,
     leapfrog_steps: int = LEAPFROG_STEPS,
+    initial: Initial = "prior",
     at_a_time: int | None = None,
 ) -> Bracket:
     """Bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015): log p(x) of simulated images, from both sides.
@@ -123,19 +127,40 @@ def bracket(
         count: images, of which the mean gap is to be taken.
         generator: on the device of the model.
         chains, temperatures, leapfrog_steps, at_a_time: as for :func:`ais_images`.
+        initial: as there; "posterior" is for models of which :func:`reversible` says so.
 
     Raises:
-        ValueError: no chain or no temperature.
+        ValueError: no chain or no temperature, or the posterior is a flow: chains from it move in the space of its
+            noise, and the noise that becomes a given latent is not known.
     """
     _check(chains)
+    if initial == "posterior" and not reversible(model):
+        raise ValueError("chains go back to the prior or to a Gaussian, and not to a flow")
     with _frozen(model):
         images, latents = simulate(model, count, generator)
-        path = _path(model, images, "prior", at_a_time or chains * count)
+        path = _path(model, images, initial, at_a_time or chains * count)
+        exact = latents if initial == "prior" else _noise(model, images, latents, at_a_time or count)
         annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
         start = _normal(chains, count, model.latent_dim, generator, images)
         forward = forward_ais(path, start, generator, annealing)
-        back = reverse_ais(path, latents.expand(chains, -1, -1), generator, annealing)
-    return Bracket(lower_bound(forward.log_weights), upper_bound(back.log_weights), _effective(forward))
+        back = reverse_ais(path, exact.expand(chains, -1, -1), generator, annealing)
+    return Bracket(
+        lower_bound(forward.log_weights), upper_bound(back.log_weights), effective_sample_size(forward.log_weights)
+    )
+
+
+def reversible(model: VAE) -> bool:
+    """Whether chains of simulated images can go back to the model's posterior: to a Gaussian."""
+    return isinstance(model.family, Diagonal | Full)
+
+
+def _noise(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tensor:
+    """The noise ``(N, D)`` of which the posterior makes these latents."""
+    with torch.no_grad():
+        posterior = encode(model, images, at_a_time)
+    if not isinstance(posterior, DiagonalGaussian | FullGaussian):
+        raise TypeError("the noise of a flow's latent is not known")
+    return posterior.noise(latents)
 
 
 def _tune(
@@ -152,7 +177,7 @@ def _tune(
 
 
 def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> AnnealingPath:
-    log_likelihood = _log_likelihood(model, images, at_a_time)
+    log_likelihood = differentiable_log_likelihood(model, images, at_a_time)
     if initial == "prior":
         return geometric_path(standard_normal_log_density, log_likelihood)
     with torch.no_grad():
@@ -165,7 +190,7 @@ def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> Annea
     return AnnealingPath(standard_normal_log_density, log_ratio)
 
 
-def _log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:
+def differentiable_log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:
     """log p(x|z), ``(S, N, D) -> (S, N)``, differentiable in z.
 
     Gradients are taken piece by piece, along with the values: one graph of all pieces would keep the features of all.
@@ -206,12 +231,6 @@ def _frozen(model: VAE) -> Iterator[None]:
 
 def _normal(chains: int, count: int, dimension: int, generator: Generator, like: Tensor) -> Tensor:
     return torch.randn(chains, count, dimension, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _effective(annealed: Annealed) -> Tensor:
-    weights = LogMeanExp()
-    weights.add(annealed.log_weights)
-    return weights.effective_sample_size()
 
 
 def _check(chains: int) -> None:

@@ -10,9 +10,11 @@ from model.bundle.manifest import Manifest
 from model.bundle.measurements import Estimate, Metrics
 from training import anatomy
 from training.config import RunConfig
+from training.doubt import doubt
 from training.loop import Plan
 from training.objectives.words import chooses, paragraph
 from training.optimization import warmup
+from training.parts import Part, parts_of
 from training.precision import words
 from training.run import Provenance
 from training.words import count
@@ -124,7 +126,14 @@ def _measured(facts: Facts) -> str:
         )
     precision = words.remark(facts.manifest)
     warning = [] if precision is None else [precision]
-    return "\n\n".join(["## Measured", *warning, _protocol(metrics), _table(metrics), *_remarks(facts, metrics)])
+    measured = [_protocol(metrics), _table(metrics), *_remarks(facts, metrics)]
+    return "\n\n".join(["## Measured", *warning, *measured, *(_part(part) for part in parts_of(metrics))])
+
+
+def _part(part: Part) -> str:
+    lines = ["| what | value | 95% interval | unit |", "|---|---:|---:|---|"]
+    lines += [f"| {row.what} | {row.value} | {row.interval} | {row.unit} |" for row in part.rows]
+    return "\n\n".join([f"### {part.title}", part.protocol, "\n".join(lines), *part.remarks])
 
 
 def _precision(facts: Facts) -> str | None:
@@ -175,6 +184,9 @@ def _remarks(facts: Facts, metrics: Metrics) -> list[str]:
             "L_k is the importance-weighted bound (Burda et al., 2015): it never exceeds log p(x) in expectation, and "
             "grows tighter with k. Numbers compare only with the same k, split and binarization."
         )
+    warning = doubt(metrics)
+    if warning is not None:
+        remarks.append(warning)
     match facts.manifest.likelihood.family, facts.manifest.likelihood.binarization:
         case "gaussian" | "continuous-bernoulli", _:
             remarks.append(

@@ -1,5 +1,4 @@
-"""Monte-Carlo estimates of what an image costs under a model, in memory that does not grow with the number of
-samples."""
+"""Monte-Carlo estimates of what an image costs under a model. Of each sample no more than its weight is kept."""
 
 import math
 from typing import NamedTuple
@@ -11,10 +10,11 @@ from torch import Generator, Tensor
 from model.bundle.measurements import Estimate
 from model.posteriors import Posterior, standard_normal_log_density
 from model.vae import VAE
+from training.importance import bound_grid, effective_sample_size, importance_weighted_bounds
 
 
 class ImageEstimates(NamedTuple):
-    """Per image ``(N,)``; nats but for the last."""
+    """Per image ``(N,)`` but for the last; nats but for the effective sample size."""
 
     log_likelihood: Tensor
     """The importance-weighted bound L_k <= log p(x) (in expectation)."""
@@ -24,55 +24,8 @@ class ImageEstimates(NamedTuple):
     """KL(q || p): in closed form where the posterior has one, else log q - log p over the same k samples."""
     effective_sample_size: Tensor
     """Of the k importance weights, between 1 and k."""
-
-
-class LogMeanExp:
-    """Running ``log mean exp`` of log weights ``(S, N)`` that come in chunks, with their effective sample size.
-
-    Keeps the largest log weight and sums relative to it, so nothing overflows; float64, so that thousands of terms add
-    up.
-
-    >>> total = LogMeanExp()
-    >>> total.add(torch.tensor([[1000.0], [1000.0]])); total.add(torch.tensor([[-5000.0], [1000.0]]))
-    >>> round(total.value().item(), 4), round(total.effective_sample_size().item(), 4)
-    (999.7123, 3.0)
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._largest: Tensor | None = None
-        self._sum = torch.zeros(())
-        self._sum_of_squares = torch.zeros(())
-
-    def add(self, log_weights: Tensor) -> None:
-        """Take in a chunk ``(S, N)``."""
-        log_weights = log_weights.double()
-        largest = log_weights.amax(0)
-        if self._largest is not None:
-            largest = torch.maximum(largest, self._largest)
-            shrink = _relative(self._largest, largest)
-            self._sum, self._sum_of_squares = self._sum * shrink, self._sum_of_squares * shrink.square()
-        weights = _relative(log_weights, largest)
-        self._sum = self._sum + weights.sum(0)
-        self._sum_of_squares = self._sum_of_squares + weights.square().sum(0)
-        self._largest = largest
-        self._count += log_weights.shape[0]
-
-    def value(self) -> Tensor:
-        """``log(1/S sum_s exp(log_weight_s))``, ``(N,)``; raises ValueError before the first chunk."""
-        if self._largest is None:
-            raise ValueError("no log weights were added")
-        return self._largest + self._sum.log() - math.log(self._count)
-
-    def effective_sample_size(self) -> Tensor:
-        """``(sum w)^2 / sum w^2``, ``(N,)`` (Kong, 1992); NaN without a positive weight."""
-        return self._sum.square() / self._sum_of_squares
-
-
-def _relative(log_weights: Tensor, largest: Tensor) -> Tensor:
-    """``exp(log_weights - largest)``, where weights that are all zero, or infinite, stay what they are: as
-    ``torch.logsumexp`` does, and without inf - inf."""
-    return (log_weights - torch.where(largest.isinf(), 0.0, largest)).exp()
+    bounds: Tensor
+    """L_1 to L_k, nats, at the numbers of `training.importance.bound_grid`: ``(N, len(grid))``."""
 
 
 @torch.inference_mode()
@@ -89,20 +42,22 @@ def estimate_images(
     """
     at_a_time = at_a_time or chunk * len(images)
     posterior = encode(model, images, at_a_time)
-    weights = LogMeanExp()
+    kept: list[Tensor] = []
     distortion, sampled_rate = torch.zeros(2, images.shape[0], dtype=torch.float64, device=images.device)
     for done in range(0, k, chunk):
         count = min(chunk, k - done)
         noise = torch.randn(count, *posterior.mean.shape, generator=generator, device=images.device)
         latents, log_density = posterior.draw(noise)
-        log_likelihood = _log_likelihood(model, images, latents, at_a_time)
+        given_latents = log_likelihood(model, images, latents, at_a_time)
         log_ratio = log_density - standard_normal_log_density(latents)
-        weights.add(log_likelihood - log_ratio)
-        distortion -= log_likelihood.double().sum(0)
+        kept.append(given_latents - log_ratio)
+        distortion -= given_latents.double().sum(0)
         sampled_rate += log_ratio.double().sum(0)
     closed_rate = posterior.rate()
     rate = sampled_rate / k if closed_rate is None else closed_rate.double()
-    return ImageEstimates(weights.value(), distortion / k, rate, weights.effective_sample_size())
+    log_weights = torch.cat(kept)
+    bounds = importance_weighted_bounds(log_weights, bound_grid(k))
+    return ImageEstimates(bounds[:, -1], distortion / k, rate, effective_sample_size(log_weights), bounds)
 
 
 def encode(model: VAE, images: Tensor, at_a_time: int) -> Posterior:
@@ -112,7 +67,7 @@ def encode(model: VAE, images: Tensor, at_a_time: int) -> Posterior:
     return posterior
 
 
-def _log_likelihood(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tensor:
+def log_likelihood(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tensor:
     """log p(x|z) ``(S, N)`` of images ``(N, C, H, W)`` at latents ``(S, N, D)``."""
     samples, count = latents.shape[:2]
     flat, which = latents.flatten(0, 1), torch.arange(count, device=images.device).repeat(samples)

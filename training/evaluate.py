@@ -1,44 +1,49 @@
 """Measure a trained model on its test split, and write metrics.json with the protocol."""
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.table import Table
-from torch import Generator, Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from model.bundle.files import write_text_atomically
-from model.bundle.measurements import EffectiveSampleSize, Estimate, Metrics, Protocol
-from model.posteriors import DiagonalGaussian
+from model.bundle.measurements import Annealing, InferenceGaps, Metrics
 from model.vae import VAE
+from training.annealed import AnnealingSettings, measure_annealing
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
-from training.data.splits import choose
 from training.device import choose_device, prepare
-from training.errors import ConfigError, DataError, NonFiniteMetric
-from training.estimators import ImageEstimates, encode, estimate_images, mean_over_images
-from training.feed import Feed
+from training.errors import ConfigError, DataError
+from training.gaps import measure_gaps
 from training.images import held_out_images
-from training.memory import images_at_a_time
-from training.objective import binarize
+from training.measure import measure
+from training.metrics_file import PARTS, keeps, merged, stored, write
 from training.observers import EvaluationProgress
-from training.parallel import map_side_by_side
-from training.reconstruction import Reconstruction, pixel, reconstruction_table, squared_errors
-from training.run import RunFolder, git_commit, library_versions
+from training.reconstruction import Reconstruction, measure_reconstruction, reconstruction_table
+from training.run import RunFolder
+from training.subset import Subset, bound_subset, draw_subset, drawn, require_likelihood
+from training.summary import remarks, tables
 from training.trained import load_best_into
-from training.words import count, say
+from training.words import say
 
-# Burda et al. (2015), section 5.2: a latent dimension is active if the variance of its posterior mean over images
-# exceeds this.
-ACTIVE_VARIANCE = 0.01
-_MEASURED: TypeAdapter[Metrics | Reconstruction] = TypeAdapter(Metrics | Reconstruction)
+SUBSET = 100
+
+
+class Wishes(NamedTuple):
+    """What is to be measured beside what always is, on how many test images, and how. Of what is None, nothing."""
+
+    annealing: AnnealingSettings | None = None
+    gaps: int | None = None
+    """Steps of optimizing each image's posterior."""
+    subset: int = SUBSET
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something."""
+        return self.annealing is not None or self.gaps is not None
+
+
+NOTHING_MORE = Wishes()
 
 
 def evaluate_run(
@@ -48,15 +53,22 @@ def evaluate_run(
     console: Console,
     importance_samples: int | None = None,
     images: int | None = None,
+    wishes: Wishes = NOTHING_MORE,
 ) -> Metrics | Reconstruction:
-    """Evaluate the best weights of a run on the test split, print a table, write metrics.json.
+    """Evaluate the best weights of a run on the test split, print tables, write metrics.json.
 
-    A metrics.json of more images or more importance samples of these weights stays. Of a plain autoencoder there is
-    nothing to measure but its reconstructions.
+    Each part of a metrics.json of these weights stays where it says more than what is measured now
+    (`training.metrics_file`). What every evaluation measures is not measured again for the sake of annealing or gaps,
+    where metrics.json has as much of it as the configuration asks for, and neither number is given. Of a plain
+    autoencoder there is nothing to measure but its reconstructions.
 
     Args:
         importance_samples: k, instead of the configuration's.
         images: so many test images, drawn by the seed, instead of the configuration's number.
+        wishes: what else to measure.
+
+    Returns:
+        What was measured, with what else metrics.json has of these weights.
 
     Raises:
         ConfigError, DataError, CheckpointError, NonFiniteMetric: as their docstrings say.
@@ -65,6 +77,9 @@ def evaluate_run(
     plain = config.objective.kind == "autoencoder"
     if plain and importance_samples is not None:
         raise ConfigError(f"{run.folder}: an autoencoder has no bound that takes importance samples")
+    for wish, what in ((wishes.annealing, "annealed importance sampling"), (wishes.gaps, "inference gaps")):
+        if wish is not None:
+            require_likelihood(config, what)
     device = choose_device(config.device)
     prepare(device, config.threads)
     model = VAE(config.model, config.image.shape)
@@ -75,230 +90,70 @@ def evaluate_run(
     test = held_out_images(run, data_dir=data_dir, console=console)
     if len(test) < 2:
         raise DataError(f"{test.name}: one test image says nothing of others: two or more are needed to measure")
-    test = _part(test, config)
+    wanted = config.evaluation.images
+    part = test if wanted is None else drawn(test, wanted, config.seed)
+    before = stored(run, step)
+    measured: Metrics | Reconstruction
+    if wishes.any and importance_samples is None and images is None and _enough(before, part, config):
+        measured = before
+        say(console, f"{run.metrics_file} has the rest of these weights: it is not measured again.")
+    else:
+        measured = _measured(model, part, config, device, step, console)
+    if isinstance(measured, Metrics) and wishes.any:
+        subset = draw_subset(test, config, device, wishes.subset)
+        more = _more(model, subset, config, wishes, measured.protocol.importance_samples or 1, step, console)
+        measured = measured.model_copy(update=more)
+    written = merged(before, measured)
+    if written != before:
+        write(run, written)
+    if isinstance(measured, Metrics) and isinstance(written, Metrics):
+        absent = {name: getattr(written, name) for name in PARTS if getattr(measured, name) is None}
+        measured = measured.model_copy(update=absent)
+    for table in [reconstruction_table(measured)] if isinstance(measured, Reconstruction) else tables(measured):
+        console.print(table)
+    for line in [*keeps(run, before, measured), *remarks(measured)]:
+        say(console, line)
+    return measured
+
+
+def _measured(
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, step: int, console: Console
+) -> Metrics | Reconstruction:
+    plain = config.objective.kind == "autoencoder"
     what = "reconstruction error" if plain else f"L_{config.evaluation.importance_samples}"
-    metrics: Metrics | Reconstruction
     with EvaluationProgress(f"{what} of {test.name}", len(test), console) as progress:
         if plain:
-            metrics = measure_reconstruction(model, test, config, device, step=step, advance=progress)
-        else:
-            metrics = measure(model, test, config, device, step=step, advance=progress)
-    kept = _weightier(run, metrics.protocol)
-    if kept is None:
-        write_text_atomically(run.metrics_file, metrics.model_dump_json(indent=2) + "\n")
-    console.print(reconstruction_table(metrics) if isinstance(metrics, Reconstruction) else summary(metrics))
-    if kept is not None:
-        say(
-            console,
-            f"Not written: {run.metrics_file} keeps what was measured on {count(kept.images, 'image')}"
-            + (f" with {count(kept.importance_samples, 'importance sample')} each" if kept.importance_samples else "")
-            + ".",
-        )
-    if isinstance(metrics, Reconstruction):
-        console.print("A plain autoencoder has no rate, no ELBO and no likelihood.", highlight=False)
-    elif metrics.negative_log_likelihood is None:
-        console.print(
-            "Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.",
-            highlight=False,
-        )
-    return metrics
+            return measure_reconstruction(model, test, config, device, step=step, advance=progress)
+        return measure(model, test, config, device, step=step, advance=progress)
 
 
-def _weightier(run: RunFolder, protocol: Protocol) -> Protocol | None:
-    """The protocol of metrics.json where it is of the same weights and says more than this one: a quick look at a few
-    images must not cost the hours of a measurement."""
-    try:
-        stored = _MEASURED.validate_json(run.metrics_file.read_bytes()).protocol
-    except (FileNotFoundError, ValidationError):  # nothing, or nothing that could be used
-        return None
-    size, samples = protocol.images, protocol.importance_samples or 0
-    more = stored.images > size or (stored.importance_samples or 0) > samples
-    return stored if more and stored.step == protocol.step else None
-
-
-def measure(
-    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
-) -> Metrics:
-    """All metrics of a model on a test set; ``advance`` hears of every batch of images that is done.
-
-    The noise of a batch depends on the seed and its place, so the numbers do not depend on the number of threads.
-    """
-    evaluation, binarization = config.evaluation, config.data.binarization
-    feed = Feed(test, device)
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
-    at_a_time = images_at_a_time(model, device, workers=workers)
-
-    def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
-        index, indices = numbered
-        generator = Generator(device).manual_seed(_batch_seed(config.seed, index))
-        return _measure_batch(model, feed.batch(indices), config, generator, at_a_time)
-
-    batches: list[_Batch] = []
-    pieces = list(enumerate(torch.split(torch.arange(len(test)), evaluation.batch_size)))
-    for batch in map_side_by_side(measure_batch, pieces, device):
-        batches.append(batch)
-        advance(len(batch.errors))
-    estimates = ImageEstimates(*(torch.cat(parts) for parts in zip(*(b.estimates for b in batches), strict=True)))
-    means, errors = torch.cat([batch.means for batch in batches]), torch.cat([batch.errors for batch in batches])
-    _require_finite({**estimates._asdict(), "posterior_mean": means, "reconstruction_error": errors})
-    support = config.model.likelihood.support
-    has_likelihood = support != "binary" or binarization != "none"
-    discrete = has_likelihood and support != "interval"
-    nats_per_bit_per_image = math.log(2) * math.prod(config.image.shape)
-    negative_log_likelihood = -estimates.log_likelihood
-    sample_size = estimates.effective_sample_size
-    return Metrics(
-        rate=mean_over_images(estimates.rate),
-        distortion=mean_over_images(estimates.distortion),
-        negative_elbo=mean_over_images(estimates.rate + estimates.distortion),
-        negative_log_likelihood=mean_over_images(negative_log_likelihood) if has_likelihood else None,
-        effective_sample_size=EffectiveSampleSize(mean=sample_size.mean().item(), minimum=sample_size.min().item()),
-        active_units=_active_units(means),
-        kl_per_dimension=_kl_per_dimension(torch.cat([batch.divergences for batch in batches])),
-        reconstruction_error=mean_over_images(errors),
-        bits_per_dim=mean_over_images(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
-        protocol=_protocol(test, config, step, evaluation.importance_samples),
-    )
-
-
-def measure_reconstruction(
-    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
-) -> Reconstruction:
-    """The reconstruction error of a plain autoencoder on a test set; ``advance`` as of ``measure``."""
-    feed = Feed(test, device)
-    at_a_time = images_at_a_time(model, device, workers=1)
-    errors: list[Tensor] = []
-    with torch.inference_mode():
-        for images in feed.in_order(config.evaluation.batch_size):
-            errors.append(squared_errors(model, images, at_a_time).cpu())
-            advance(len(images))
-    found = torch.cat(errors)
-    _require_finite({"reconstruction_error": found})
-    return Reconstruction(
-        reconstruction_error=mean_over_images(found), protocol=_protocol(test, config, step, importance_samples=None)
-    )
-
-
-def _protocol(test: Dataset, config: RunConfig, step: int, importance_samples: int | None) -> Protocol:
-    return Protocol(
-        dataset=test.name,
-        split=test.split,
-        images=len(test),
-        binarization=config.data.binarization,
-        importance_samples=importance_samples,
-        seed=config.seed,
-        step=step,
-        git_commit=git_commit(),
-        libraries=library_versions(),
-    )
-
-
-def _require_finite(measured: dict[str, Tensor]) -> None:
-    """Raise NonFiniteMetric, naming the first of these, by image in the first axis, that is not finite."""
-    for name, values in measured.items():
-        bad = int((~values.isfinite()).reshape(len(values), -1).any(1).sum())
-        if bad:
-            raise NonFiniteMetric(
-                f"{name.replace('_', ' ')}: NaN or infinite for {bad} of {len(values)} test images: these weights are "
-                "of no use; train another run with a lower optimization.learning_rate or a gradient_clip"
+def _more(
+    model: VAE, subset: Subset, config: RunConfig, wishes: Wishes, k: int, step: int, console: Console
+) -> dict[str, Annealing | InferenceGaps]:
+    """The parts that are wished for, by their names in `Metrics`."""
+    size, name = len(subset.dataset), subset.dataset.name
+    more: dict[str, Annealing | InferenceGaps] = {}
+    with EvaluationProgress(f"L_{k} of {name}", size, console) as progress:
+        bound = bound_subset(model, subset, config, k, progress)
+    annealed = None
+    if wishes.annealing is not None:
+        with EvaluationProgress(f"annealing of {name}, and of simulated images", 2 * size, console) as progress:
+            found = measure_annealing(model, subset, config, wishes.annealing, bound, k=k, step=step, advance=progress)
+        more["annealing"], annealed = found.metrics, found.log_likelihood
+    if wishes.gaps is not None:
+        with EvaluationProgress(f"gaps of {name}", size, console) as progress:
+            more["gaps"] = measure_gaps(
+                model, subset, config, bound, annealed, k=k, step=step, steps=wishes.gaps, advance=progress
             )
+    return more
 
 
-def _part(test: Dataset, config: RunConfig) -> Dataset:
-    """As many test images as are to be measured; where these are not all, the name says what they were drawn from."""
-    wanted = config.evaluation.images
-    if wanted is None or wanted >= len(test):
-        return test
-    chosen = test.subset(choose(len(test), wanted, config.seed))
-    return replace(chosen, name=f"{test.name} (drawn at random from {len(test):,})")
-
-
-class _Batch(NamedTuple):
-    """What is measured of B images, on the CPU."""
-
-    estimates: ImageEstimates
-    means: Tensor
-    """What stands for each image, ``(B, D)``: the posterior's mean, or what a flow makes of it."""
-    divergences: Tensor
-    """KL to the prior of each dimension, ``(B, D)`` nats; ``(B, 0)`` where the posterior is no product over them."""
-    errors: Tensor
-    """Squared error per pixel ``(B,)`` of the reconstruction."""
-
-
-@torch.inference_mode()
-def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Generator, at_a_time: int) -> _Batch:
-    evaluation = config.evaluation
-    observed = binarize(images, config.data.binarization, generator)
-    estimates = estimate_images(
-        model,
-        observed,
-        evaluation.importance_samples,
-        generator,
-        chunk=evaluation.sample_chunk,
-        at_a_time=at_a_time,
-    )
-    posterior = encode(model, observed, at_a_time)
-    divergences = (
-        posterior.kl() if isinstance(posterior, DiagonalGaussian) else posterior.mean.new_empty(len(images), 0)
-    )
-    errors = squared_errors(model, images, at_a_time)
-    return _Batch(
-        ImageEstimates(*(part.cpu() for part in estimates)), posterior.center().cpu(), divergences.cpu(), errors.cpu()
-    )
-
-
-def _batch_seed(seed: int, batch: int) -> int:
-    """A stream for each batch, apart from those of training (seed) and validation (seed + 1)."""
-    return int(np.random.SeedSequence((seed, 2, batch)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def summary(metrics: Metrics) -> Table:
-    """The metrics as a table for a terminal."""
-    protocol = metrics.protocol
-    title = f"{protocol.dataset}, {protocol.split} split, {protocol.images:,} images"
-    table = Table(title=f"{title}, binarization {protocol.binarization}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
-    table.add_column("unit")
-    rows: list[tuple[str, Estimate | None, str]] = [
-        ("rate", metrics.rate, "nats/image"),
-        ("distortion", metrics.distortion, "nats/image"),
-        ("-ELBO", metrics.negative_elbo, "nats/image"),
-        (f"-L_{protocol.importance_samples}", metrics.negative_log_likelihood, "nats/image"),
-        ("bits/dim", metrics.bits_per_dim, "bits"),
-        ("reconstruction error", metrics.reconstruction_error, f"squared, per {pixel(protocol)}"),
-    ]
-    for name, estimate, unit in rows:
-        if estimate is not None:
-            digits = 2 if unit == "nats/image" else 4
-            table.add_row(
-                name, f"{estimate.value:.{digits}f}", f"{estimate.low:.{digits}f} .. {estimate.high:.{digits}f}", unit
-            )
-    if metrics.effective_sample_size is not None:
-        size = metrics.effective_sample_size
-        table.add_row(
-            "effective sample size",
-            f"{size.mean:.1f}",
-            f"smallest {size.minimum:.1f}",
-            f"of {protocol.importance_samples}",
-        )
-    table.add_row("active units", str(metrics.active_units), "", _of_dimensions(metrics))
-    return table
-
-
-def _of_dimensions(metrics: Metrics) -> str:
-    return f"of {len(metrics.kl_per_dimension)}" if metrics.kl_per_dimension else "latent dimensions"
-
-
-def _kl_per_dimension(divergences: Tensor) -> tuple[float, ...]:
-    """Means over images ``(N, D)``."""
-    return tuple(divergences.double().mean(0).tolist())
-
-
-def _active_units(means: Tensor) -> int:
-    """How many dimensions of the posterior means ``(N, D)`` vary over the images."""
-    return int((means.double().var(0) > ACTIVE_VARIANCE).sum())
+def _enough(before: Metrics | Reconstruction | None, test: Dataset, config: RunConfig) -> TypeGuard[Metrics]:
+    """Whether metrics.json has as many images and samples of these weights as the configuration asks for."""
+    if not isinstance(before, Metrics):
+        return False
+    samples = before.protocol.importance_samples or 0
+    return before.protocol.images >= len(test) and samples >= config.evaluation.importance_samples
 
 
 def _with_overrides(config: RunConfig, **wishes: int | None) -> RunConfig:

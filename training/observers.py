@@ -182,7 +182,7 @@ class EvaluationProgress(_Bar):
         before, self._done = self._done, self._done + images
         self._bar.update(self._task, completed=self._done)
         if not self._console.is_terminal and 10 * before // self._total < 10 * self._done // self._total:
-            self._console.print(f"{self._what}: {self._done:,} of {self._total:,} images", highlight=False)
+            say(self._console, f"{self._what}: {self._done:,} of {self._total:,} images")
 
 
 class TensorBoardObserver:

@@ -1,5 +1,7 @@
 """How near reconstructions are to their images: one of a VAE's metrics, and all that a plain autoencoder has."""
 
+from collections.abc import Callable
+
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -7,6 +9,12 @@ from torch import Tensor
 from model.bundle.frozen import Frozen
 from model.bundle.measurements import Estimate, Protocol
 from model.vae import VAE
+from training.config import RunConfig
+from training.data.dataset import Dataset
+from training.estimators import mean_over_images
+from training.feed import Feed
+from training.measured import protocol_of, require_finite
+from training.memory import images_at_a_time
 
 
 class Reconstruction(Frozen):
@@ -28,6 +36,24 @@ def squared_errors(model: VAE, images: Tensor, at_a_time: int) -> Tensor:
             (model.mean_image(model.posterior(piece).center()) - piece).square().mean((1, 2, 3))
             for piece in torch.split(images, at_a_time)
         ]
+    )
+
+
+def measure_reconstruction(
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
+) -> Reconstruction:
+    """The reconstruction error of a plain autoencoder on a test set; ``advance`` as of ``measure``."""
+    feed = Feed(test, device)
+    at_a_time = images_at_a_time(model, device, workers=1)
+    errors: list[Tensor] = []
+    with torch.inference_mode():
+        for images in feed.in_order(config.evaluation.batch_size):
+            errors.append(squared_errors(model, images, at_a_time).cpu())
+            advance(len(images))
+    found = torch.cat(errors)
+    require_finite({"reconstruction_error": found})
+    return Reconstruction(
+        reconstruction_error=mean_over_images(found), protocol=protocol_of(test, config, step, importance_samples=None)
     )
 
 

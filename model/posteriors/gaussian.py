@@ -84,6 +84,10 @@ class DiagonalGaussian(NamedTuple):
         latent = self.reparameterize(noise)
         return Draw(latent, standard_normal_log_density(noise) - 0.5 * self.log_variance.sum(-1))
 
+    def noise(self, latent: Tensor) -> Tensor:
+        """The noise ``(..., N, D)`` that becomes these latents: the inverse of `draw`."""
+        return (latent - self.mean) * (-0.5 * self.log_variance).exp()
+
     def center(self) -> Tensor:
         """The mean."""
         return self.mean
@@ -124,6 +128,12 @@ class FullGaussian(NamedTuple):
         latent = self.mean + torch.einsum("nij,...nj->...ni", self.factor, noise)
         return Draw(latent, standard_normal_log_density(noise) - self._log_determinant())
 
+    def noise(self, latent: Tensor) -> Tensor:
+        """The noise ``(..., N, D)`` that becomes these latents: the inverse of `draw`."""
+        shift = (latent - self.mean).unsqueeze(-1)
+        noise: Tensor = torch.linalg.solve_triangular(self.factor, shift, upper=False).squeeze(-1)
+        return noise
+
     def center(self) -> Tensor:
         """The mean."""
         return self.mean
@@ -135,9 +145,7 @@ class FullGaussian(NamedTuple):
 
     def log_density(self, latent: Tensor) -> Tensor:
         """log q(z|x) ``(..., N)`` in nats at latents ``(..., N, D)``."""
-        shift = (latent - self.mean).unsqueeze(-1)
-        noise = torch.linalg.solve_triangular(self.factor, shift, upper=False).squeeze(-1)
-        return standard_normal_log_density(noise) - self._log_determinant()
+        return standard_normal_log_density(self.noise(latent)) - self._log_determinant()
 
     def _log_determinant(self) -> Tensor:
         return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -17,6 +17,15 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def few_tuning_moves() -> Iterator[None]:
+    """Annealing whose numbers nobody looks at is not to take its time to find step sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.ais._TUNING_MOVES", 4)
+        patch.setattr("model.ais._FIRST_MOVES", 2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A complete, uninterrupted run, to be read only."""

@@ -4,79 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator
 
-from model.likelihoods import Gaussian
-from model.linear_gaussian import LinearGaussian
-from model.posteriors import LOG_VARIANCE_LIMIT
-from model.vae import VAE, Architecture
-from training.ais import Initial, ais_images, bracket
+from tests.support.solved import LATENTS, SHAPE, LinearVAE, build
+from training.ais import Initial, ais_images, bracket, reversible
 from training.simulate import simulate
-
-SHAPE, LATENTS, SCALE = (1, 2, 3), 3, 0.5
-PIXELS = math.prod(SHAPE)
-
-
-class Unsquashed(Gaussian):
-    """A Gaussian likelihood whose mean is the decoder's output itself, so that the whole model is Gaussian."""
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return parameters
-
-
-class LinearDecoder(nn.Module):
-    """offset + loadings z; remembers the largest batch of latents that it saw."""
-
-    def __init__(self, solved: LinearGaussian) -> None:
-        super().__init__()
-        self.loadings, self.offset = nn.Parameter(solved.loadings), nn.Parameter(solved.offset)
-        self.largest_batch = 0
-
-    def forward(self, latents: Tensor) -> Tensor:
-        self.largest_batch = max(self.largest_batch, len(latents))
-        return torch.unflatten(self.offset + latents @ self.loadings.T, 1, SHAPE)
-
-
-class NearPosterior(nn.Module):
-    """The true posterior but for a shift, and for its correlations."""
-
-    def __init__(self, solved: LinearGaussian, shift: float) -> None:
-        super().__init__()
-        self.solved, self.shift = solved, shift
-
-    def forward(self, images: Tensor) -> Tensor:
-        mean, covariance = self.solved.posterior(images.flatten(1))
-        bounded = covariance.diagonal().log() / LOG_VARIANCE_LIMIT
-        return torch.cat([mean + self.shift, LOG_VARIANCE_LIMIT * torch.atanh(bounded).expand_as(mean)], 1)
-
-
-def build(likelihood: str = "gaussian", posterior: str = "diagonal") -> VAE:
-    settings = {
-        "latent_dim": LATENTS,
-        "network": {"kind": "mlp", "hidden": [8]},
-        "posterior": {"kind": posterior},
-        "likelihood": {"family": likelihood} | ({"scale": SCALE} if likelihood == "gaussian" else {}),
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return VAE(Architecture.model_validate(settings), SHAPE)
-
-
-class LinearVAE:
-    """A VAE around a linear Gaussian model, and the model itself."""
-
-    def __init__(self, shift: float = 0.2) -> None:
-        random = Generator().manual_seed(5)
-        loadings = torch.randn(PIXELS, LATENTS, generator=random)
-        self.solved = LinearGaussian(loadings, torch.randn(PIXELS, generator=random), torch.tensor(2 * math.log(SCALE)))
-        self.decoder = LinearDecoder(self.solved)
-        self.vae = build()
-        self.vae.encoder, self.vae.decoder = NearPosterior(self.solved, shift), self.decoder
-        self.vae.likelihood = Unsquashed(SCALE)
-
-    def evidence(self, images: Tensor) -> Tensor:
-        exact = LinearGaussian(*(part.double() for part in self.solved))
-        return exact.log_evidence(images.flatten(1).double())
 
 
 @pytest.fixture
@@ -211,6 +143,27 @@ class TestBracket:
             gaps.append(found.gap.mean().item())
         assert gaps == sorted(gaps, reverse=True)
         assert gaps[-1] < 0.15
+
+    @pytest.mark.parametrize("posterior", ["diagonal", "full"])
+    def test_from_a_gaussian_posterior_few_temperatures_are_enough(self, posterior: str) -> None:
+        """The noise of the exact sample is where the chains go back from."""
+        linear = LinearVAE(posterior=posterior)
+        assert reversible(linear.vae)
+        options = {"chains": 8, "temperatures": 10, "leapfrog_steps": 4}
+        near, far = (
+            bracket(linear.vae, 40, Generator().manual_seed(3), initial=initial, **options)
+            for initial in ("posterior", "prior")
+        )
+        evidence = linear.evidence(simulate(linear.vae, 40, Generator().manual_seed(3)).images)
+        for above in (evidence - near.lower, near.upper - evidence):
+            assert above.mean() > -4 * above.std() / math.sqrt(40)
+        assert near.gap.mean() < 0.5 * far.gap.mean()
+
+    def test_chains_do_not_go_back_to_a_flow(self, generator: Generator) -> None:
+        vae = build(posterior="planar")
+        assert not reversible(vae)
+        with pytest.raises(ValueError, match="not to a flow"):
+            bracket(vae, 2, generator, initial="posterior")
 
     def test_no_chain_is_refused(self, linear: LinearVAE, generator: Generator) -> None:
         with pytest.raises(ValueError, match="at least one chain"):

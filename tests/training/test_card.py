@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from model.bundle.manifest import LatentSpec, LikelihoodSpec, Manifest, graph_signatures
-from model.bundle.measurements import EffectiveSampleSize, Estimate, Metrics, Protocol
+from model.bundle.measurements import (
+    Annealing,
+    AnnealingProtocol,
+    EffectiveSampleSize,
+    Estimate,
+    GapsProtocol,
+    InferenceGaps,
+    Metrics,
+    Protocol,
+)
 from training.card import Facts, model_card
 from training.config import check
 from training.run import Provenance, Resumption
@@ -109,6 +118,85 @@ def test_every_measured_number_stands_beside_its_protocol() -> None:
     assert "| effective sample size, mean | 45.6 | smallest 1.2 | of 5000 samples |" in card
     assert "| 1 | | of 2 dimensions |" in card
     assert f"| measured from commit | {'f' * 40} |" in card
+
+
+def _annealing(metrics: Metrics, *, initial: str = "posterior", simulated: str = "posterior") -> Annealing:
+    return Annealing(
+        negative_log_likelihood=Estimate(value=78.5, low=78.0, high=79.0),
+        bits_per_dim=Estimate(value=0.2022, low=0.2, high=0.205),
+        difference=Estimate(value=0.51, low=0.25, high=0.77),
+        effective_sample_size=EffectiveSampleSize(mean=9.9, minimum=2.2, few=0.5),
+        acceptance_rate=0.648,
+        gap=Estimate(value=0.04, low=0.01, high=0.07),
+        protocol=AnnealingProtocol.model_validate(
+            metrics.protocol.model_dump()
+            | {"images": 100, "chains": 16, "temperatures": 300, "leapfrog_steps": 10, "initial": initial}
+            | {"simulated_images": 100, "simulated_initial": simulated}
+        ),
+    )
+
+
+def _gaps(metrics: Metrics, *, last_half: float = 0.01, richer: bool = True) -> InferenceGaps:
+    def about(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.125, high=value + 0.125)
+
+    return InferenceGaps(
+        negative_log_likelihood=about(78.5),
+        total=about(5.5),
+        approximation=about(2.25),
+        amortization=about(3.25),
+        diagonal=about(4.0) if richer else None,
+        gain=about(1.75) if richer else None,
+        last_half=about(last_half),
+        protocol=GapsProtocol.model_validate(
+            metrics.protocol.model_dump()
+            | {"images": 100, "steps": 1000, "latents": 16, "learning_rate": 0.02, "reference": "annealing"}
+        ),
+    )
+
+
+def _card(metrics: Metrics, **parts: Annealing | InferenceGaps) -> str:
+    facts = _facts(likelihood={"family": "bernoulli"}, binarization="dynamic", metrics=metrics.model_copy(update=parts))
+    return model_card(facts)
+
+
+def test_annealing_stands_with_its_protocol_and_with_what_it_makes_of_the_bound() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    assert "Annealed importance sampling" not in _card(metrics)
+    card = _card(metrics, annealing=_annealing(metrics))
+    assert "### Annealed importance sampling" in card
+    assert "100 images of the test split, seed 7; 16 chains an image from the encoder's posterior, 300 temp" in card
+    assert "| -log p(x) by annealing | 78.50 | 78.00 to 79.00 | nats per image |" in card
+    assert "| annealing less L_5000 | +0.51 | +0.25 to +0.77 | nats per image |" in card
+    assert "| gap of both bounds, simulated images | 0.04 | 0.01 to 0.07 | nats per image |" in card
+    assert "| effective sample size, mean | 9.9 | smallest 2.2 | of 16 |" in card
+    assert "| acceptance rate, mean | 0.65 |" in card
+    assert "their chains from" not in card
+    other = _card(metrics, annealing=_annealing(metrics, simulated="prior"))
+    assert "100 simulated images, their chains from the prior." in other
+    assert "which a flow does not shorten" in other
+
+
+def test_gaps_stand_with_what_log_likelihood_they_are_from() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    card = _card(metrics, gaps=_gaps(metrics))
+    assert "### Gaps of inference" in card
+    assert "log p(x) is annealing, the tightest bound at hand; 1,000 steps of Adam an image, 16 latents" in card
+    for row in ("total gap: log p(x) - ELBO | 5.50 | 5.38 to 5.62", "approximation gap: best of the family | 2.25"):
+        assert f"| {row}" in card
+    assert "| amortization gap: the rest | 3.25 |" in card
+    assert "| approximation gap: best diagonal Gaussian | 4.00 |" in card
+    assert "| what the family saves of that | +1.75 |" in card
+    assert "still gained" not in card
+    assert "diagonal Gaussian |" not in _card(metrics, gaps=_gaps(metrics, richer=False))
+    assert "still gained 0.40 nats in the second half" in _card(metrics, gaps=_gaps(metrics, last_half=0.4))
+
+
+def test_a_bound_of_few_effective_samples_is_warned_of() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    assert "a few latents make" not in _card(metrics)
+    few = metrics.model_copy(update={"effective_sample_size": EffectiveSampleSize(mean=45.6, minimum=1.2, few=0.23)})
+    assert "below 10 for 23% of the images: there a few latents make L_5000" in _card(few)
 
 
 def test_without_metrics_it_says_that_nothing_was_measured() -> None:
@@ -278,7 +366,7 @@ def test_the_same_facts_give_the_same_text(commit: str | None) -> None:
 
 def test_tables_have_as_many_cells_in_every_row() -> None:
     metrics = _metrics("dynamic", likelihood=True, discrete=True)
-    card = model_card(_facts(likelihood={"family": "bernoulli"}, binarization="dynamic", metrics=metrics))
+    card = _card(metrics, annealing=_annealing(metrics), gaps=_gaps(metrics))
     for block in card.split("\n\n"):
         rows = [row.replace("\\|", "/") for row in block.splitlines() if row.startswith("|")]
         assert len({row.count("|") for row in rows}) <= 1, block

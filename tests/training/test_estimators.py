@@ -1,4 +1,4 @@
-"""L_k on a model whose likelihood is known in closed form, and a log-mean-exp that never overflows."""
+"""L_k on a model whose likelihood is known in closed form."""
 
 import math
 
@@ -11,7 +11,8 @@ from model.likelihoods import Gaussian
 from model.posteriors import LOG_VARIANCE_LIMIT
 from model.vae import VAE, Architecture
 from tests.support.densities import log_density
-from training.estimators import LogMeanExp, estimate_images
+from training.estimators import estimate_images
+from training.importance import bound_grid
 
 SHAPE, LATENTS, SCALE = (1, 2, 4), 4, 0.5
 PIXELS = math.prod(SHAPE)
@@ -176,44 +177,16 @@ class TestLinearGaussian:
         for one, other in zip(expected, found, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
-
-class TestLogMeanExp:
-    @pytest.mark.parametrize("scale", [1.0, 100.0, 1e5])
-    @pytest.mark.parametrize("offset", [-1e6, 0.0, 1e6])
-    def test_is_logsumexp_less_the_logarithm_of_the_count(self, scale: float, offset: float) -> None:
-        random = Generator().manual_seed(0)
-        log_weights = offset + scale * torch.randn(23, 5, generator=random, dtype=torch.float64)
-        total = LogMeanExp()
-        for chunk in torch.split(log_weights, 4):
-            total.add(chunk)
-        torch.testing.assert_close(total.value(), torch.logsumexp(log_weights, 0) - math.log(23))
-        normalized = torch.softmax(log_weights, 0)
-        torch.testing.assert_close(total.effective_sample_size(), 1 / normalized.square().sum(0))
-
-    @pytest.mark.parametrize(
-        "values", [[-math.inf, -math.inf], [-math.inf, 0.0], [0.0, -math.inf], [math.inf, 0.0], [0.0, math.inf]]
-    )
-    def test_infinite_weights_are_what_logsumexp_makes_of_them(self, values: list[float]) -> None:
-        log_weights = torch.tensor(values, dtype=torch.float64)[:, None]
-        total = LogMeanExp()
-        for chunk in torch.split(log_weights, 1):
-            total.add(chunk)
-        torch.testing.assert_close(total.value(), torch.logsumexp(log_weights, 0) - math.log(2))
-
-    def test_adds_up_what_float32_would_lose(self) -> None:
-        total = LogMeanExp()
-        small = torch.full((1000, 1), -17.0)  # e^-17 is below half a unit in the last place of 1
-        total.add(torch.zeros(1, 1))
-        for _ in range(100):
-            total.add(small)
-        expected = math.log((1 + 1e5 * math.exp(-17)) / 100_001)
-        assert total.value().item() == pytest.approx(expected, rel=1e-12)
-
-    def test_equal_weights_all_count_and_a_single_one_counts_alone(self) -> None:
-        total = LogMeanExp()
-        total.add(torch.tensor([[3.0, 800.0], [3.0, -800.0]]))
-        assert total.effective_sample_size().tolist() == [2, 1]
-
-    def test_nothing_has_no_mean(self) -> None:
-        with pytest.raises(ValueError, match="no log weights"):
-            LogMeanExp().value()
+    def test_the_curve_rises_from_the_elbo_to_the_last_bound(self, images: Tensor, generator: Generator) -> None:
+        """Its first point is the ELBO of the same draws, with their log q - log p in the place of the closed form."""
+        vae = LinearVAE(shift=0.3, widening=0.5)
+        found = estimate_images(vae, images, 2000, generator, chunk=300)
+        assert found.bounds.shape == (64, len(bound_grid(2000)))
+        torch.testing.assert_close(found.bounds[:, -1], found.log_likelihood)
+        elbo = -(found.distortion + found.rate)
+        assert found.bounds[:, 0].mean().item() == pytest.approx(elbo.mean().item(), abs=0.05)
+        means = found.bounds.mean(0).tolist()
+        assert means == sorted(means)
+        alone = estimate_images(vae, images, 50, generator, chunk=50)
+        at_fifty = found.bounds[:, bound_grid(2000).index(50)].mean().item()
+        assert at_fifty == pytest.approx(alone.log_likelihood.mean().item(), abs=0.05)

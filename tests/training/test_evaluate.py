@@ -17,20 +17,24 @@ from model.bundle.measurements import Metrics
 from model.vae import VAE
 from tests.support.digits import digits_config, restored, run_digits
 from training import evaluate as module
+from training.annealed import AnnealingSettings
 from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.load import load_test
 from training.errors import CheckpointError, ConfigError, DataError, NonFiniteMetric
 from training.estimators import mean_over_images
-from training.evaluate import evaluate_run, measure, summary
+from training.evaluate import Wishes, evaluate_run
+from training.measure import measure
+from training.measured import require_finite
 from training.memory import images_at_a_time
 from training.run import RunFolder
+from training.summary import summary
 
 CPU = torch.device("cpu")
 
 
-def evaluated(run: RunFolder, **options: int) -> tuple[Metrics, str]:
+def evaluated(run: RunFolder, **options: Any) -> tuple[Metrics, str]:
     """The metrics, and what was printed."""
     printed = io.StringIO()
     metrics = evaluate_run(run, data_dir=None, console=Console(file=printed, width=120), **options)
@@ -76,6 +80,31 @@ class TestTrainedRun:
         assert metrics.effective_sample_size is not None
         assert 1 <= metrics.effective_sample_size.minimum <= metrics.effective_sample_size.mean <= 20
 
+    def test_the_curve_of_bounds_goes_from_the_elbo_to_the_last(
+        self, evaluation: tuple[RunFolder, Metrics, str]
+    ) -> None:
+        _, metrics, _ = evaluation
+        assert [bound.importance_samples for bound in metrics.bounds] == [1, 2, 5, 10, 20]
+        values = [bound.negative.value for bound in metrics.bounds]
+        assert values == sorted(values, reverse=True)
+        assert metrics.bounds[-1].negative == metrics.negative_log_likelihood
+        assert values[0] == pytest.approx(metrics.negative_elbo.value, abs=0.5)
+        assert all(bound.negative.low < bound.negative.value < bound.negative.high for bound in metrics.bounds)
+
+    def test_few_effective_samples_are_counted_and_told(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, metrics, printed = evaluation
+        assert metrics.effective_sample_size is not None
+        assert metrics.effective_sample_size.few is not None
+        assert metrics.effective_sample_size.few <= 0.05
+        assert "effective sample size is below" not in printed
+        # Of five no ten can be effective.
+        metrics, printed = evaluated(copy_of(run, tmp_path), importance_samples=5, images=7)
+        assert metrics.effective_sample_size is not None
+        assert metrics.effective_sample_size.few == 1
+        assert "The effective sample size is below 10 for 100% of the images: there a few latents make L_5" in printed
+
     def test_the_bound_of_many_samples_is_tighter(self, evaluation: tuple[RunFolder, Metrics, str]) -> None:
         _, metrics, _ = evaluation
         assert metrics.negative_log_likelihood is not None
@@ -98,7 +127,7 @@ class TestTrainedRun:
     def test_the_protocol_has_the_commit_that_measured(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "git_commit", lambda: "f" * 40)
+        monkeypatch.setattr("training.measured.git_commit", lambda: "f" * 40)
         metrics, _ = evaluated(copy_of(evaluation[0], tmp_path), importance_samples=1)
         assert metrics.protocol.git_commit == "f" * 40
 
@@ -253,8 +282,28 @@ def test_no_likelihood_of_grey_values_under_a_bernoulli_and_no_bits_of_a_density
     config = digits_config(model={"likelihood": likelihood}, data={"binarization": binarization})
     metrics = measured(VAE(config.model, config.image.shape), pictures(20), config)
     assert (metrics.negative_log_likelihood is not None) == has_likelihood
+    assert bool(metrics.bounds) == has_likelihood
     assert (metrics.bits_per_dim is not None) == is_discrete
     assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
+
+
+@pytest.mark.usefixtures("few_tuning_moves")
+@pytest.mark.parametrize("likelihood", ["gaussian", "continuous-bernoulli", "discretized-logistic", "categorical"])
+def test_every_likelihood_is_annealed_and_has_gaps(likelihood: str, tmp_path: Path) -> None:
+    config = digits_config(
+        model={"likelihood": {"family": likelihood}}, data={"binarization": "none"}, optimization={"epochs": 1}
+    )
+    run, _, _ = run_digits(tmp_path / "run", config)
+    wishes = Wishes(AnnealingSettings(chains=2, temperatures=3, leapfrog_steps=1), gaps=4, subset=5)
+    metrics, _ = evaluated(run, images=5, wishes=wishes)
+    assert metrics.annealing is not None
+    discrete = likelihood in ("discretized-logistic", "categorical")
+    assert (metrics.annealing.bits_per_dim is not None) == discrete
+    if metrics.annealing.bits_per_dim is not None:
+        bits = metrics.annealing.negative_log_likelihood.value / math.log(2) / 64
+        assert metrics.annealing.bits_per_dim.value == pytest.approx(bits)
+    assert metrics.gaps is not None
+    assert metrics.gaps.diagonal is None
 
 
 def test_a_run_without_a_likelihood_says_so(tmp_path: Path) -> None:
@@ -296,10 +345,10 @@ def test_what_is_not_finite_is_named_and_not_written(
 @pytest.mark.parametrize("axes", [1, 2])
 def test_every_metric_is_looked_at_by_image(axes: int) -> None:
     values = torch.zeros(*(5, 3)[:axes])
-    module._require_finite({"rate": values})
+    require_finite({"rate": values})
     values[2], values[4] = math.nan, math.inf
     with pytest.raises(NonFiniteMetric, match=r"^effective sample size: NaN or infinite for 2 of 5 test images"):
-        module._require_finite({"rate": torch.zeros(5), "effective_sample_size": values})
+        require_finite({"rate": torch.zeros(5), "effective_sample_size": values})
 
 
 def pictures(count: int) -> Dataset:
@@ -416,7 +465,9 @@ class TestCrafted:
         for coder in (model.encoder, model.decoder):
             coder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
         bytes_of_an_image = 4 * 4 * max(8 * 4 * 4, 64)  # four tensors of 8 channels at half the size
-        monkeypatch.setattr(module, "images_at_a_time", partial(images_at_a_time, budget=30 * bytes_of_an_image))
+        monkeypatch.setattr(
+            "training.measure.images_at_a_time", partial(images_at_a_time, budget=30 * bytes_of_an_image)
+        )
         torch.set_num_threads(3)
         within = measured(model, pictures(31), config)
         assert max(seen) == 10

@@ -13,6 +13,15 @@ from rich.console import Console
 
 from model.bundle.errors import ModelFault
 from model.bundle.latents import gaussian_kl, prior_latents
+from model.bundle.measurements import (
+    Annealing,
+    AnnealingProtocol,
+    Bound,
+    EffectiveSampleSize,
+    Estimate,
+    Metrics,
+    Protocol,
+)
 from model.bundle.pixels import from_network, to_network, to_uint8
 from model.bundle.runtime import Posterior
 from model.bundle.store import open_bundle
@@ -21,6 +30,7 @@ from tests.support.tiny import write_tiny_bundle
 from training.data.splits import choose
 from training.errors import ConfigError, DataError
 from training.figures import draw_bundle, draw_run
+from training.figures.bounds import annealing_line, bound_curve
 from training.figures.charts import CLASSES, latent_scatter, training_curves
 from training.figures.page import Panel, constant_style, page, png
 from training.figures.panels import (
@@ -125,6 +135,82 @@ def test_without_labels_or_log_the_figure_is_left_out_and_that_is_said(tmp_path:
     assert [file.stem for file in files] == RUN_FIGURES[:4]
     assert "no latents.png: run has no labels" in _said(console)
     assert "no training_curves.png: metrics.jsonl has no lines" in _said(console)
+
+
+def test_bounds_are_drawn_where_they_were_measured_of_these_weights(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", binarization="dynamic")
+    step = load_best(run)[1]
+    run.metrics_file.write_text(measured_bounds(step=step + 1).model_dump_json())
+    assert "bounds" not in [file.stem for file in draw_run(run, run.figures, data_dir=None, console=_quiet())]
+    run.metrics_file.write_text(measured_bounds(step=step).model_dump_json())
+    drawn = draw_run(run, run.figures, data_dir=None, console=_quiet())
+    assert [file.stem for file in drawn] == [*RUN_FIGURES, "bounds"]
+    assert _pixels(drawn[-1]).std() > 10
+
+
+class TestBoundCurve:
+    def test_points_are_the_bounds_and_the_elbo_stands_at_one(self) -> None:
+        (axes,) = bound_curve(measured_bounds()).axes
+        curve, elbo = axes.lines[:2]
+        assert np.asarray(curve.get_xdata()).tolist() == [1, 2, 5, 10]
+        assert np.asarray(curve.get_ydata()).tolist() == [94.0, 92.0, 91.0, 90.0]
+        assert (np.asarray(elbo.get_xdata()).tolist(), np.asarray(elbo.get_ydata()).tolist()) == ([1], [94.1])
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == ["−L_k", "−ELBO"]
+
+    def test_annealing_of_some_images_is_a_line_by_its_difference(self) -> None:
+        """Of other images than the curve, so that its own mean would stand elsewhere."""
+        metrics = measured_bounds(annealed=True)
+        line = annealing_line(metrics)
+        assert line is not None
+        assert (line.value, line.low, line.high) == pytest.approx((89.5, 89.25, 89.75))
+        (axes,) = bound_curve(metrics).axes
+        drawn = [line for line in axes.lines if "annealing" in str(line.get_label())]
+        assert [np.asarray(line.get_ydata()).tolist() for line in drawn] == [[89.5, 89.5]]
+
+    def test_beside_a_bound_that_is_not_on_the_curve_there_is_no_line(self) -> None:
+        metrics = measured_bounds(annealed=True)
+        assert annealing_line(metrics.model_copy(update={"bounds": metrics.bounds[:-1]})) is None
+        assert annealing_line(measured_bounds()) is None
+
+
+def measured_bounds(*, step: int = 0, annealed: bool = False) -> Metrics:
+    """Metrics with a curve up to k = 10, and annealing half a nat below it."""
+
+    def about(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.25, high=value + 0.25)
+
+    protocol = Protocol(
+        dataset="waves", split="test", images=1000, binarization="static", importance_samples=10, seed=0, step=step
+    )
+    annealing = Annealing(
+        negative_log_likelihood=about(70.0),
+        difference=about(0.5),
+        effective_sample_size=EffectiveSampleSize(mean=9.0, minimum=2.0),
+        acceptance_rate=0.65,
+        gap=about(0.1),
+        protocol=AnnealingProtocol.model_validate(
+            protocol.model_dump()
+            | {"images": 100, "chains": 16, "temperatures": 100, "leapfrog_steps": 10, "initial": "prior"}
+            | {"simulated_images": 100, "simulated_initial": "prior"}
+        ),
+    )
+    return Metrics(
+        rate=about(25.0),
+        distortion=about(69.1),
+        negative_elbo=about(94.1),
+        negative_log_likelihood=about(90.0),
+        bounds=tuple(
+            Bound(importance_samples=k, negative=about(value))
+            for k, value in ((1, 94.0), (2, 92.0), (5, 91.0), (10, 90.0))
+        ),
+        active_units=1,
+        kl_per_dimension=(1.0, 0.0, 0.0),
+        reconstruction_error=about(0.5),
+        annealing=annealing if annealed else None,
+        protocol=protocol,
+    )
 
 
 def test_one_validation_image_is_enough(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from model.posteriors import standard_normal_log_density
 from model.vae import VAE
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights
 from training import anatomy
+from training.annealed import AnnealingSettings
 from training.config import RunConfig
 from training.errors import ConfigError, ExportError
 from training.estimators import estimate_images
-from training.evaluate import evaluate_run
+from training.evaluate import Wishes, evaluate_run
 from training.export import export
 from training.figures import draw_run
 
@@ -37,6 +38,7 @@ def config_of(posterior: dict[str, Any], **changes: object) -> RunConfig:
     return digits_config(model=digits_document()["model"] | {"posterior": posterior}, **changes)
 
 
+@pytest.mark.usefixtures("few_tuning_moves")
 @on_all
 def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(posterior)
@@ -45,8 +47,17 @@ def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> Non
     assert run.config() == config
     printed = io.StringIO()
     console = Console(file=printed, width=120)
-    metrics = evaluate_run(run, data_dir=None, console=console)
+    wishes = Wishes(AnnealingSettings(chains=2, temperatures=3, leapfrog_steps=1), gaps=4, subset=5)
+    metrics = evaluate_run(run, data_dir=None, console=console, wishes=wishes)
     assert isinstance(metrics, Metrics)
+    assert metrics.annealing is not None
+    # A flow's chains go back to the prior only.
+    assert metrics.annealing.protocol.simulated_initial == ("posterior" if posterior["kind"] == "full" else "prior")
+    assert metrics.gaps is not None
+    assert metrics.gaps.diagonal is not None
+    assert metrics.gaps.gain is not None
+    gain = metrics.gaps.diagonal.value - metrics.gaps.approximation.value
+    assert metrics.gaps.gain.value == pytest.approx(gain)
     assert metrics.kl_per_dimension == ()
     assert metrics.negative_log_likelihood is not None
     assert metrics.negative_log_likelihood.value < metrics.negative_elbo.value

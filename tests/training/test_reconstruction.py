@@ -14,13 +14,13 @@ from tests.support.digits import digits_config, restored, run_digits
 from training.checkpoint import save_checkpoint
 from training.data.dataset import Dataset
 from training.errors import ConfigError, ExportError, NonFiniteMetric
-from training.evaluate import evaluate_run, measure_reconstruction
+from training.evaluate import evaluate_run
 from training.export import export
 from training.figures.draw import draw_run
 from training.figures.page import Panel
 from training.figures.panels import Bytes, Importance, Model, traversals
 from training.publish import check_publication
-from training.reconstruction import Reconstruction
+from training.reconstruction import Reconstruction, measure_reconstruction
 from training.run import RunFolder
 
 CPU = torch.device("cpu")

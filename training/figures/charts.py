@@ -14,7 +14,7 @@ from model.bundle.runtime import Posterior
 from training.figures.page import DPI
 
 # Okabe and Ito (2008), "Color universal design": told apart with any color vision.
-TRAINING, VALIDATION = "#0072B2", "#D55E00"
+TRAINING, VALIDATION, THIRD = "#0072B2", "#D55E00", "#009E73"
 # Petroff (2021), "Accessible color sequences for data visualization": ten that stay apart.
 CLASSES = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",

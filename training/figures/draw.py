@@ -6,8 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from model.bundle.measurements import Metrics
 from model.bundle.runtime import Bundle
 from training.data.splits import choose
+from training.figures.bounds import bound_curve
 from training.figures.charts import latent_scatter, training_curves
 from training.figures.page import Panel, columns_of, constant_style, page, write_figures
 from training.figures.panels import (
@@ -24,6 +26,7 @@ from training.figures.panels import (
     traversals,
 )
 from training.images import training_images
+from training.metrics_file import stored
 from training.run import RunFolder, read_log
 from training.showcase import showcase
 from training.trained import load_best
@@ -36,8 +39,8 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     """Draw the best weights of a run on validation images, and its training curves, into ``folder``.
 
     Returns:
-        The files: reconstructions, samples, traversals, interpolations, latents (where the data have labels) and
-        training_curves (where the log has a line), each ``.png``.
+        The files: reconstructions, samples, traversals, interpolations, latents (where the data have labels),
+        training_curves (where the log has a line) and bounds (where they were measured), each ``.png``.
 
     Raises:
         ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not its data; or the folder
@@ -45,7 +48,7 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
         ModelFault: the model gives NaN or infinity.
     """
     config = run.config()
-    model, _ = load_best(run)
+    model, step = load_best(run)
     _, validation = training_images(run, data_dir=data_dir, console=console)
     shown = np.asarray(validation.images[showcase(validation, 2 * columns_of(config.image.width))])
     many = validation.subset(choose(len(validation), _MOST_IMAGES, config.seed))
@@ -64,6 +67,9 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
             figures["training_curves"] = training_curves(log)
         else:
             console.print(f"no training_curves.png: {run.log_file.name} has no lines yet", highlight=False)
+        measured = stored(run, step)
+        if isinstance(measured, Metrics) and measured.bounds:
+            figures["bounds"] = bound_curve(measured)
         return _write(figures, folder, console)
 
 

@@ -26,12 +26,10 @@ from model.gaussian_fits import (
 from model.gradients import reparameterization_gradient, score_function_gradient
 from model.linear_gaussian import LinearGaussian
 from model.posteriors import DiagonalGaussian, standard_normal_log_density
-from training.figures.charts import TRAINING, VALIDATION
+from training.figures.charts import THIRD, TRAINING, VALIDATION
 from training.figures.page import DPI, INK, constant_style, write_figures
 
 SEED = 0
-# Okabe and Ito (2008), the third beside those of the charts.
-_THIRD = "#009E73"
 _SAMPLES = 10_000
 _GRID = 240
 _CHAINS = 16
@@ -86,7 +84,7 @@ def gradient_variance(dimensions: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128, 
             measured[name].append(gradient.mean.double().var(0).mean().item())
     exact: dict[str, tuple[str, str, str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
         "score": ("score function", VALIDATION, "s", lambda d: (d - 1) ** 2 + 5.5 * (d - 1) + 7.5),
-        "baseline": ("score function, leave-one-out baseline", _THIRD, "^", lambda d: 1.5 * d + 3),
+        "baseline": ("score function, leave-one-out baseline", THIRD, "^", lambda d: 1.5 * d + 3),
         "reparameterization": ("reparameterization", TRAINING, "o", np.ones_like),
     }
     figure = Figure(figsize=(7, 4.2), dpi=DPI, layout="constrained")
@@ -161,7 +159,7 @@ def bidirectional(temperatures: Sequence[int] = (1, 3, 10, 30, 100, 300, 1000)) 
     left.legend()
     for label, marker, color, gaps in (
         ("one chain", "o", INK, [bound.gap for bound in bounds]),
-        (f"{_CHAINS} chains", "s", _THIRD, [bound.upper - bound.lower for bound in bounds]),
+        (f"{_CHAINS} chains", "s", THIRD, [bound.upper - bound.lower for bound in bounds]),
     ):
         # A gap below its own noise may be negative, and then has no place on a logarithmic axis.
         shown = [gap if gap > 0 else math.nan for gap in gaps]

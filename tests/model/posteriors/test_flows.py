@@ -188,6 +188,7 @@ class TestFullGaussian:
         wanted = expected.log_prob(latent)  # type: ignore[no-untyped-call]
         torch.testing.assert_close(log_density, wanted)
         torch.testing.assert_close(posterior.log_density(latent), wanted)
+        torch.testing.assert_close(posterior.noise(latent), noise)
         torch.testing.assert_close(posterior.log_variance, expected.variance.log())
 
     def test_its_rate_is_the_divergence_of_full_gaussians(self, generator: Generator) -> None:

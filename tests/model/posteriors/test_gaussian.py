@@ -61,6 +61,12 @@ class TestSoftBound:
 
 
 class TestDiagonalGaussian:
+    def test_the_noise_of_a_latent_is_what_it_was_drawn_from(
+        self, posterior: DiagonalGaussian, generator: Generator
+    ) -> None:
+        noise = torch.randn(7, 5, 3, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(posterior.noise(posterior.draw(noise).latent), noise)
+
     def test_the_first_half_of_the_raw_output_is_the_mean(self) -> None:
         raw = torch.tensor([[1.0, 2.0, 0.1, -0.2]])
         posterior = DiagonalGaussian.from_raw(raw)
