@@ -280,7 +280,7 @@ def test_grey_pictures_are_compressed_only_when_told_how(run: Vae, tiny: Path) -
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
     assert outcome.err.startswith("vae: grey/00000.png: is not black and white")
     assert not Path("a.vae").exists()
-    for number, arguments in enumerate((["threshold"], ["sample"], ["sample", "--seed", 1])):
+    for number, arguments in enumerate((["threshold"], ["sample"], ["sample", "--seed", "1"])):
         assert run("compress", "grey", "--model", tiny, "-o", f"{number}.vae", "--binarize", *arguments).code == 0
     assert len({Path(f"{number}.vae").read_bytes() for number in range(3)}) == 3
 

@@ -120,7 +120,7 @@ def test_no_wrong_divergence_agrees_with_the_size(
     pretrained: Bundle, simulated: np.ndarray, simulated_distortion: float, message: Message
 ) -> None:
     wrong = rate(pretrained, simulated, scale_of=1.0) + simulated_distortion
-    assert abs(nats(message) / wrong - 1) > 0.05
+    assert abs(nats(message) / wrong - 1) > 0.1
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.5], ids=["as log sigma", "halved once more"])
@@ -138,7 +138,7 @@ def test_a_coder_with_a_wrong_scale_is_lossless_and_larger(
     monkeypatch.setattr(bits_back, "_posterior", wrong)
     message = encode(pretrained, iter(some), seed=0)
     assert_array_equal(decoded(pretrained, message.words, len(some)), some)
-    assert nats(message) > 1.02 * (rate(pretrained, some) + distortion(pretrained, some))
+    assert nats(message) > 1.1 * (rate(pretrained, some) + distortion(pretrained, some))
 
 
 def test_pictures_that_the_model_never_saw(pretrained: Bundle) -> None:
