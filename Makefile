@@ -66,7 +66,7 @@ clean: ## delete both environments
 
 # An environment is made anew when what it should hold has changed, and only then.
 .venv/.installed: extras =
-.venv-dev/.installed: extras = [training,tensorboard,telemetry,dev]
+.venv-dev/.installed: extras = [training,compression,tensorboard,telemetry,dev]
 .venv/.installed .venv-dev/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }

@@ -12,7 +12,7 @@ with quick_exit():
     from app import options
     from app.errors import ConfigurationError
     from app.settings import Settings
-    from commands import bundles, training
+    from commands import bundles, compression, training
     from commands.shared import INTERRUPTED, WRONG_USAGE, fail
     from model.bundle.errors import BundleError, ModelFault, OfflineError, OutputError, PictureError
 
@@ -82,6 +82,8 @@ cli.command()(bundles.encode)
 cli.command()(bundles.decode)
 cli.command()(bundles.sample)
 cli.command("interpolate")(bundles.interpolate_pictures)
+cli.command()(compression.compress)
+cli.command()(compression.decompress)
 of_bundles = typer.Typer(help="Look after bundles.", no_args_is_help=True, rich_markup_mode=None)
 of_bundles.command()(bundles.verify)
 cli.add_typer(of_bundles, name="bundle")

@@ -30,10 +30,10 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def opened(model: Path, provider: Device = "cpu") -> Bundle:
-    """The bundle in this folder; raises BundleError."""
+def opened(model: Path, provider: Device = "cpu", threads: int = 0) -> Bundle:
+    """The bundle in this folder, with `threads` as of RuntimeOptions; raises BundleError."""
     # What an installer put there may be a hard link into its cache.
-    return open_bundle(model, RuntimeOptions(provider=provider), allow_hard_links=model == PRETRAINED)
+    return open_bundle(model, RuntimeOptions(provider=provider, threads=threads), allow_hard_links=model == PRETRAINED)
 
 
 @contextmanager

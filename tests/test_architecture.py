@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.tiny import write_tiny_bundle
@@ -128,6 +129,7 @@ assert not found, found
         ["decode", "{golden}", "--model", "{tiny}", "-o", "{tmp}/decoded"],
         ["encode", "{picture}", "--model", "{tiny}", "-o", "{tmp}/latents.npz"],
         ["interpolate", "{picture}", "{picture}", "--model", "{tiny}", "-o", "{tmp}/walk.gif"],
+        ["compress", "{picture}", "--model", "{tiny}", "-o", "{tmp}/a.vae", "--binarize", "threshold"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
@@ -151,6 +153,17 @@ def test_training_commands_say_what_to_install() -> None:
         assert done.returncode == 2, done.stderr
         assert "pip install 'latentserve[training]'" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_compression_says_what_to_install(tmp_path: Path) -> None:
+    """And the server does without."""
+    tiny = write_tiny_bundle(tmp_path / "tiny")
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.uint8))
+    code = f"BLOCKED = ('constriction',)\n{BLOCKER}\nimport app.main, vae\nvae.main()\n"
+    done = python(code, "compress", str(tmp_path / "a.npy"), "--model", str(tiny), "-o", str(tmp_path / "a.vae"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pip install 'latentserve[compression]'" in done.stderr
+    assert not (tmp_path / "a.vae").exists()
 
 
 def test_nobody_is_told_of_this_machine(tmp_path: Path) -> None:

@@ -252,6 +252,61 @@ def test_skipped_pictures_are_named(run: Vae, tiny: Path) -> None:
     assert outcome.err.startswith("vae: skipped bad.png: ")
 
 
+# --- compression
+
+
+def test_compressed_and_back(run: Vae, tiny: Path, tmp_path: Path) -> None:
+    pictures = (np.random.default_rng(0).random((20, 8, 8, 1)) < 0.5).astype(np.uint8) * 255
+    np.save("a.npy", pictures)
+    outcome = run("compress", "a.npy", "--model", tiny, "-o", "a.vae")
+    first, size, *rest = outcome.out.splitlines()
+    assert first == "a.vae: 20 pictures by tiny/1"
+    assert size.startswith(f"file: {Path('a.vae').stat().st_size:,} bytes, ")
+    assert [line.partition(":")[0] for line in rest] == ["pictures", "-ELBO", "overhead"]
+    outcome = run("decompress", "a.vae", "--model", tiny, "-o", "back")
+    assert outcome.out == "back: 20 pictures by tiny/1\n"
+    for number, path in enumerate(sorted(Path("back").iterdir())):
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), pictures[number, ..., 0])
+    assert run("decompress", "a.vae", "--model", tiny, "-o", "back.npy").code == 0
+    np.testing.assert_array_equal(np.load("back.npy"), pictures)
+    assert run("compress", "back", "--model", tiny, "-o", "again.vae").code == 0
+    assert Path("again.vae").read_bytes() == Path("a.vae").read_bytes()
+
+
+def test_grey_pictures_are_compressed_only_when_told_how(run: Vae, tiny: Path) -> None:
+    assert run("sample", "-n", 5, "--seed", 1, "--model", tiny, "-o", "grey").code == 0
+    outcome = run("compress", "grey", "--model", tiny, "-o", "a.vae")
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert outcome.err.startswith("vae: grey/00000.png: is not black and white")
+    assert not Path("a.vae").exists()
+    for number, arguments in enumerate((["threshold"], ["sample"], ["sample", "--seed", "1"])):
+        assert run("compress", "grey", "--model", tiny, "-o", f"{number}.vae", "--binarize", *arguments).code == 0
+    assert len({Path(f"{number}.vae").read_bytes() for number in range(3)}) == 3
+
+
+def test_a_compressed_file_that_cannot_be_read_is_told_in_words(run: Vae, tiny: Path) -> None:
+    np.save("a.npy", np.zeros((3, 8, 8), np.uint8))
+    assert run("compress", "a.npy", "--model", tiny, "-o", "a.vae").code == 0
+    Path("short.vae").write_bytes(Path("a.vae").read_bytes()[:-50])
+    for arguments, code, words in (
+        (["decompress", "short.vae", "--model", tiny, "-o", "b"], 1, "vae: short.vae: truncated or damaged"),
+        (["decompress", "a.npy", "--model", tiny, "-o", "b"], 1, "vae: a.npy: not a file of compressed pictures"),
+        (["decompress", "a.vae", "-o", "b"], 1, "vae: a.vae: was compressed with tiny/1 of digest "),
+        (["decompress", "a.vae", "--model", tiny, "-o", "b.txt"], 2, "vae: b.txt: write to a folder"),
+        (["decompress", "missing", "--model", tiny, "-o", "b"], 2, "missing"),
+        (["compress", "missing", "--model", tiny, "-o", "b"], 2, "missing"),
+        (["compress", "a.npy", "--model", tiny, "-o", "nowhere/b"], 2, "vae: nowhere: there is no such folder"),
+        (["compress", "a.npy", "--model", tiny, "-o", "."], 2, "vae: .: is a folder"),
+        (["compress", "a.npy", "--model", tiny, "-o", "b", "--binarize", "x"], 2, "--binarize"),
+        (["compress", "a.npy", "-o", "b"], 1, "vae: a.npy: the picture has 8 x 8 pixels and the model takes 28 x 28"),
+    ):
+        outcome = run(*arguments)
+        assert outcome.code == code, arguments
+        assert words in outcome.err, arguments
+    assert {path.name for path in Path().iterdir()} == {"a.npy", "a.vae", "short.vae"}
+
+
 # --- training
 
 

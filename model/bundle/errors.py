@@ -10,6 +10,7 @@
       PictureMismatch          would have to be resized or change its channels, and that was refused
     OfflineError               a file of latents cannot be read, or an output cannot be written
       OutputError              nothing could be written there, known before any work
+      CompressedError          pictures cannot be compressed by this bundle, or a compressed file cannot be read
 
 The text of a `PictureError` is a sentence that a client may read: no path, no input, no library's own words.
 """
@@ -56,3 +57,7 @@ class OfflineError(ValueError):
 
 class OutputError(OfflineError):
     """Nothing could be written there: another name has to be given."""
+
+
+class CompressedError(OfflineError):
+    """Pictures cannot be compressed by this bundle, or what was compressed cannot be read back."""

@@ -20,6 +20,7 @@ from model.bundle.drawing import animate, encode_picture, tile
 from model.bundle.errors import OfflineError, OutputError, PictureError
 from model.bundle.files import sync, write_bytes_atomically
 from model.bundle.folders import SUFFIXES, iterate_pictures, picture_names
+from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_picture, from_network, read_picture, to_network, to_uint8
 from model.bundle.runtime import Bundle
 from model.bundle.store import staging_folder
@@ -115,6 +116,13 @@ def check_encoding(path: Path) -> None:
     """Refuse a file that `save_encoding` could not write, before any work is done. Raises OutputError."""
     if path.suffix.lower() != ".npz":
         raise OutputError(f"{path}: write to an .npz file")
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is a folder or lies in none, before any work is done. Raises OutputError."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: there is no such folder")
 
@@ -191,14 +199,32 @@ def decode_to(
 
     Raises OfflineError, ModelFault and OSError; nothing is then left behind.
     """
-    check_output(output, len(latents))
+    write_pictures(
+        output,
+        _pictures(bundle, latents, progress),
+        len(latents),
+        bundle.manifest.image,
+        columns=columns,
+        milliseconds=milliseconds,
+    )
+
+
+def write_pictures(
+    output: Path,
+    pieces: Iterator[Bytes],
+    count: int,
+    spec: ImageSpec,
+    *,
+    columns: int | None = None,
+    milliseconds: int = 100,
+) -> None:
+    """Pictures, uint8 (N, H, W, C) a piece and `count` >= 1 in all, as `OUTPUTS` says. Raises as `decode_to`."""
+    check_output(output, count)
     suffix = output.suffix.lower()
-    pieces = _pictures(bundle, latents, progress)
     if not suffix:
-        _write_folder(output, pieces, len(latents))
+        _write_folder(output, pieces, count)
     elif suffix == ".npy":
-        image = bundle.manifest.image
-        _write_array(output, pieces, (len(latents), image.height, image.width, image.channels))
+        _write_array(output, pieces, (count, spec.height, spec.width, spec.channels))
     else:
         images = np.concatenate(list(pieces))
         if suffix == ".png":
