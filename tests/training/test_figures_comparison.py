@@ -118,6 +118,17 @@ def test_the_same_runs_give_the_same_bytes_and_others_give_others(tmp_path: Path
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize(("binarization", "grey"), [("none", True), ("dynamic", False)])
+def test_grey_values_under_a_bernoulli_have_no_likelihood_and_that_is_said(
+    binarization: str, grey: bool, tmp_path: Path
+) -> None:
+    runs = [write_run(tmp_path / name, binarization=binarization) for name in ("a", "b")]
+    console = quiet()
+    draw_comparison(runs, tmp_path, data_dir=None, console=console)
+    assert isinstance(console.file, io.StringIO)
+    assert ("bounds no likelihood" in console.file.getvalue()) == grey
+
+
 def test_samples_are_of_the_same_latents(tmp_path: Path, pages: list[Figure]) -> None:
     """Runs of the same weights have the same column."""
     draw_comparison([write_run(tmp_path / "a"), write_run(tmp_path / "b")], tmp_path, data_dir=None, console=quiet())

@@ -70,6 +70,8 @@ def draw_comparison(
         files = write_figures({"comparison": comparison_page(columns, originals, many)}, folder)
     files.append(write_comparison(comparison, folder))
     console.print(comparison_table(comparison))
+    if config.model.likelihood.support == "binary" and config.data.binarization == "none":
+        say(console, "Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.")
     say(console, f"{folder}: {', '.join(file.name for file in files)}")
     return comparison, files
 
