@@ -71,7 +71,7 @@ def draw_comparison(
     files.append(write_comparison(comparison, folder))
     console.print(comparison_table(comparison))
     if config.model.likelihood.support == "binary" and config.data.binarization == "none":
-        say(console, "Grey or colour values under a Bernoulli: -ELBO is what was minimized, and bounds no likelihood.")
+        say(console, "Grey or colour values under a Bernoulli: -ELBO bounds no likelihood.")
     say(console, f"{folder}: {', '.join(file.name for file in files)}")
     return comparison, files
 
