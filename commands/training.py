@@ -170,3 +170,16 @@ def figures(
         else:
             run = RunFolder(source)
             draw_run(run, output or run.figures, data_dir=data_dir, console=console)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Run folders, of the same images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Compare runs on validation images. A column each: reconstructions, samples, latents, numbers."""
+    with _torch() as console:
+        from training.figures.comparison import draw_comparison
+        from training.run import RunFolder
+
+        draw_comparison([RunFolder(run) for run in runs], output, data_dir=data_dir, console=console)

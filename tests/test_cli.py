@@ -361,6 +361,8 @@ def test_a_name_is_a_ready_made_configuration_even_beside_a_folder_of_that_name(
         (["evaluate", "missing"], 2, "missing"),
         (["export", "missing", "-o", "bundle"], 2, "missing"),
         (["figures", "missing"], 2, "missing"),
+        (["compare", "missing", "-o", "out"], 2, "two runs or more"),
+        (["compare", "missing", "other", "-o", "out"], 2, "missing: there is no run"),
         (["train", "folder", "--set", "data.path=missing"], 1, "missing"),
     ],
 )
@@ -411,6 +413,7 @@ def test_an_interrupted_run_has_its_own_exit_code_and_says_how_to_go_on(
         (["evaluate", "runs/smoke"], "training.evaluate.evaluate_run", "interrupted: nothing was written"),
         (["export", "runs/smoke", "-o", "b"], "training.export.export", "interrupted: nothing was exported"),
         (["figures", "runs/smoke"], "training.figures.draw_run", "interrupted"),
+        (["compare", "a", "b", "-o", "c"], "training.figures.comparison.draw_comparison", "interrupted"),
     ],
 )
 def test_a_signal_is_answered_in_one_line(

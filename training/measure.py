@@ -64,7 +64,7 @@ def measure(
         negative_log_likelihood=mean_over_images(negative_log_likelihood) if has_likelihood else None,
         effective_sample_size=summarized(estimates.effective_sample_size),
         bounds=_curve(estimates.bounds, evaluation.importance_samples) if has_likelihood else (),
-        active_units=_active_units(means),
+        active_units=active_units(means),
         kl_per_dimension=_kl_per_dimension(torch.cat([batch.divergences for batch in batches])),
         reconstruction_error=mean_over_images(errors),
         bits_per_dim=mean_over_images(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
@@ -123,6 +123,6 @@ def _kl_per_dimension(divergences: Tensor) -> tuple[float, ...]:
     return tuple(divergences.double().mean(0).tolist())
 
 
-def _active_units(means: Tensor) -> int:
+def active_units(means: Tensor) -> int:
     """How many dimensions of the posterior means ``(N, D)`` vary over the images."""
     return int((means.double().var(0) > ACTIVE_VARIANCE).sum())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,22 +61,37 @@ def latent_scatter(posterior: Posterior, labels: NDArray[np.int64], names: Seque
     axes.set_title(f"posterior means of {len(points):,} validation images")
     axes.set_xlabel(axis_labels[0])
     axes.set_ylabel(axis_labels[1])
-    values, counts = np.unique(labels, return_counts=True)
-    chosen = np.sort(values[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
     size = float(np.clip(15000 / len(points), 9, 30))
-    others = ~np.isin(labels, chosen)
-    if others.any():
-        axes.scatter(points[others, 0], points[others, 1], s=size, color=_OTHERS, linewidths=0, label="others")
-    for index, value in enumerate(chosen):
-        name = names[value] if names is not None and 0 <= value < len(names) else str(value)
-        color, marker = CLASSES[index], _MARKERS[index % len(_MARKERS)]
-        x, y = points[labels == value].T
-        axes.scatter(x, y, s=size, color=color, marker=marker, linewidths=0, alpha=0.8, label=name)
+    for group in groups_of(labels, names):
+        x, y = points[group.members].T
+        alpha = 1.0 if group.color == _OTHERS else 0.8
+        axes.scatter(x, y, size, group.color, marker=group.marker, alpha=alpha, linewidths=0, label=group.name)
     legend = figure.legend(loc="outside right upper", markerscale=1.5)
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
     return figure
+
+
+class Group(NamedTuple):
+    """Images of one label, or of all that have no color of their own, and how their points look."""
+
+    members: NDArray[np.bool_]
+    name: str
+    color: str
+    marker: str
+
+
+def groups_of(labels: NDArray[np.int64], names: Sequence[str] | None) -> list[Group]:
+    """The labels ``(N,)`` as groups: "others" first, if there are any, then the ten most frequent in their order."""
+    values, counts = np.unique(labels, return_counts=True)
+    chosen = np.sort(values[np.argsort(-counts, kind="stable")[: len(CLASSES)]])
+    others = ~np.isin(labels, chosen)
+    groups = [Group(others, "others", _OTHERS, "o")] if others.any() else []
+    for index, value in enumerate(chosen):
+        name = names[value] if names is not None and 0 <= value < len(names) else str(value)
+        groups.append(Group(labels == value, name, CLASSES[index], _MARKERS[index % len(_MARKERS)]))
+    return groups
 
 
 def _plane(posterior: Posterior) -> tuple[NDArray[np.float64], tuple[str, str]]:

@@ -58,7 +58,7 @@ def page(panels: Sequence[Panel]) -> Figure:
     """The panels below each other, left-aligned; all images are enlarged by the same whole number."""
     widest = max(panel.images.shape[1] * panel.images.shape[3] for panel in panels)
     zoom = max(1, round(_WIDTH / widest))
-    grids = [_grid(panel.images, zoom) for panel in panels]
+    grids = [enlarged(panel.images, zoom) for panel in panels]
     labels = max((len(label) for panel in panels for label in panel.row_labels), default=0)
     left = _MARGIN + round(labels * _CHARACTER + (10 if labels else 0))
     heads = [_TITLE + (_LABEL if panel.column_labels else 0) for panel in panels]
@@ -70,15 +70,15 @@ def page(panels: Sequence[Panel]) -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     top = _MARGIN
     for panel, grid, head in zip(panels, grids, heads, strict=True):
-        _write(figure, panel.title, left, top + 8, size=11, va="center", ha="left")
+        write_at(figure, panel.title, left, top + 8, size=11, va="center", ha="left")
         top += head
         rows, columns, *_ = panel.images.shape
         down, across = (grid.shape[0] + _PADDING) / rows, (grid.shape[1] + _PADDING) / columns
         for row, label in enumerate(panel.row_labels):
-            _write(figure, label, left - 10, top + (row + 0.5) * down - _PADDING / 2, size=8, va="center", ha="right")
+            write_at(figure, label, left - 10, top + (row + 0.5) * down - _PADDING / 2, size=8, va="center", ha="right")
         for column, label in enumerate(panel.column_labels):
             x = left + (column + 0.5) * across - _PADDING / 2
-            _write(figure, label, x, top - 8, size=8, va="center", ha="center")
+            write_at(figure, label, x, top - 8, size=8, va="center", ha="center")
         figure.figimage(np.broadcast_to(grid, (*grid.shape[:2], 3)), left, height - top - grid.shape[0], origin="upper")
         top += grid.shape[0] + _MARGIN
     return figure
@@ -120,13 +120,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _grid(images: Bytes, zoom: int) -> Bytes:
+def enlarged(images: Bytes, zoom: int) -> Bytes:
+    """One image ``(H', W', C)`` of R rows of K ``(R, K, H, W, C)``, every pixel ``zoom`` page pixels wide."""
     rows, columns, *shape = images.shape
-    enlarged = images.reshape(rows * columns, *shape).repeat(zoom, axis=1).repeat(zoom, axis=2)
-    return tile(enlarged, columns, padding=_PADDING)
+    larger = images.reshape(rows * columns, *shape).repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return tile(larger, columns, padding=_PADDING)
 
 
-def _write(figure: Figure, text: str, x: float, y: float, *, size: float, va: str, ha: str) -> None:
+def write_at(figure: Figure, text: str, x: float, y: float, *, size: float, va: str, ha: str) -> None:
     """Text at page pixels, y from the top."""
     width, height = figure.get_size_inches() * DPI
     figure.text(x / width, 1 - y / height, text, fontsize=size, color=INK, va=va, ha=ha)

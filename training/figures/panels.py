@@ -50,7 +50,7 @@ def reconstructions(model: Model, images: Bytes, *, rows: int = 2) -> Panel:
     columns = min(columns_of(images.shape[2]), len(images))
     rows = min(rows, len(images) // columns)
     shown = images[: rows * columns]
-    decoded = _decode(model, encode_images(model, shown).mean)
+    decoded = decode_latents(model, encode_images(model, shown).mean)
     grid = (rows, 1, columns, *shown.shape[1:])
     pairs = np.concatenate([shown.reshape(grid), decoded.reshape(grid)], axis=1)
     return Panel(
@@ -63,7 +63,7 @@ def reconstructions(model: Model, images: Bytes, *, rows: int = 2) -> Panel:
 def samples(model: Model, dim: int, width: int, *, rows: int = 6) -> Panel:
     """Mean images of latents from the prior."""
     columns = columns_of(width)
-    decoded = _decode(model, prior_latents(rows * columns, dim, seed=SEED))
+    decoded = decode_latents(model, prior_latents(rows * columns, dim, seed=SEED))
     return Panel("samples: images of latents drawn from N(0, I)", decoded.reshape(rows, columns, *decoded.shape[1:]))
 
 
@@ -73,7 +73,7 @@ def interpolations(model: Model, images: Bytes, *, rows: int = 5) -> Panel:
     images = images if len(images) > 1 else images.repeat(2, axis=0)
     rows = min(rows, len(images) // 2)
     means = encode_images(model, images[: 2 * rows]).mean
-    frames = [_decode(model, interpolate(means[2 * row : 2 * row + 2], columns)) for row in range(rows)]
+    frames = [decode_latents(model, interpolate(means[2 * row : 2 * row + 2], columns)) for row in range(rows)]
     title = "interpolations between the latents of two images" if rows > 1 else "interpolation between two images"
     return Panel(title, np.stack(frames))
 
@@ -101,7 +101,7 @@ def traversals(model: Model, image: Bytes, importance: Importance, *, rows: int 
     columns = columns_of(image.shape[1]) - 1 | 1  # odd, so that 0 is among them
     start = encode_images(model, image[None]).mean[0]
     order = np.argsort(-importance.values, kind="stable")[:rows]
-    frames = [_decode(model, traverse(start, int(index), -REACH, REACH, columns)) for index in order]
+    frames = [decode_latents(model, traverse(start, int(index), -REACH, REACH, columns)) for index in order]
     values = np.linspace(-REACH, REACH, columns)
     return Panel(
         f"traversals: one image, one latent dimension changed ({importance.measure} on the left)",
@@ -111,7 +111,12 @@ def traversals(model: Model, image: Bytes, importance: Importance, *, rows: int 
     )
 
 
-def _decode(model: Model, latents: Floats) -> Bytes:
+def decode_latents(model: Model, latents: Floats) -> Bytes:
+    """Mean images ``(N, H, W, C)`` of latents ``(N, D)``, a batch at a time.
+
+    Raises:
+        ModelFault: the model gives NaN or infinity.
+    """
     decoded = [model.decode(latents[start : start + _BATCH]) for start in range(0, len(latents), _BATCH)]
     images = np.concatenate(decoded)
     if not np.isfinite(images).all():

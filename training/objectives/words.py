@@ -37,16 +37,18 @@ def minimizes(settings: ObjectiveSettings) -> str:
     """
     match settings:
         case ElboSettings():
-            name = _name(settings.model_copy(update={"schedule": Constant(kind="constant")}))
+            name = name_of(settings)
             name = f"{name} = distortion + rate" if name == "-ELBO" else name
             return f"{name}, with one latent an image{_schedule(settings.schedule)}"
         case IwaeSettings(samples=samples, gradient=gradient):
-            bound = f"{_name(settings)}, the importance-weighted bound (Burda et al., 2015)"
+            bound = f"{name_of(settings)}, the importance-weighted bound (Burda et al., 2015)"
             return f"{bound} of {count(samples, 'latent')} an image, {_GRADIENTS[gradient]}"
         case BetaTCSettings():
-            return f"{_name(settings)} (Chen et al., 2018), with one latent an image"
+            return f"{name_of(settings)} (Chen et al., 2018), with one latent an image"
         case AutoencoderSettings():
-            return f"{_name(settings)} of q(z|x), as a plain autoencoder: no noise, no rate, no bound on the likelihood"
+            return (
+                f"{name_of(settings)} of q(z|x), as a plain autoencoder: no noise, no rate, no bound on the likelihood"
+            )
 
 
 def paragraph(settings: ObjectiveSettings) -> str:
@@ -83,7 +85,17 @@ def chooses(settings: ObjectiveSettings) -> str:
     return judged(settings).name
 
 
-def _name(settings: ObjectiveSettings) -> str:
+def name_of(settings: ObjectiveSettings) -> str:
+    """What is minimized where its schedule ends, in the shortest words.
+
+    >>> name_of(ElboSettings(kind="elbo", beta=4, schedule=Warmup(kind="warmup", over_epochs=10)))
+    'distortion + 4 rate'
+    >>> name_of(AutoencoderSettings(kind="autoencoder"))
+    'distortion at the mean'
+    """
+    match settings:
+        case ElboSettings():
+            settings = settings.model_copy(update={"schedule": Constant(kind="constant")})
     return minimized(settings, 0, total_steps=1, steps_per_epoch=1, images=1).name
 
 

@@ -74,7 +74,8 @@ def rate(bundle: Bundle, pictures: np.ndarray, scale_of: float = 0.5) -> float:
 
     sigma is exp(scale_of * log_variance): at 1 this is the rate of who takes log_variance for log sigma.
     """
-    mean, log_variance = (torch.from_numpy(each).double() for each in bundle.encode_all(to_network(pictures)))
+    posterior = bundle.encode_all(to_network(pictures))
+    mean, log_variance = (torch.from_numpy(each).double() for each in (posterior.mean, posterior.log_variance))
     return kl_divergence(Normal(mean, (scale_of * log_variance).exp()), Normal(0.0, 1.0)).sum().item()
 
 
