@@ -27,7 +27,7 @@ def test_the_widest_layer_decides(network: dict[str, object], largest: int, work
 
 @pytest.mark.parametrize(("layers", "alive"), [(10, 10 * (30 + 30) + 2 * 64), (1, 4 * 64)])
 def test_gradients_need_the_features_of_all_layers(layers: int, alive: int) -> None:
-    """Linear maps, what bends them, and the image twice, flat and not; of few layers, what is alive without gradients."""
+    """Linear maps, what bends them, and the image, flat and not; of few layers, what is alive without gradients."""
     config = digits_config(model={"network": {"kind": "mlp", "hidden": [30] * layers}})
     model = VAE(config.model, config.image.shape)
     found = images_at_a_time(model, CPU, workers=2, budget=10**6, gradients=True)
