@@ -61,7 +61,7 @@ def measure_annealing(
         NonFiniteMetric: the model gives NaN or infinity.
     """
     chains, temperatures, leapfrog_steps, initial = settings
-    at_a_time = latents_at_a_time(model, subset.device)
+    at_a_time = latents_at_a_time(model, subset.device, gradients=True)
     # The exact sample of a simulated image is a latent, and a flow does not say of which noise it is.
     going_back: Initial = "posterior" if initial == "posterior" and reversible(model) else "prior"
 

@@ -151,7 +151,7 @@ def measure_gaps(
     Raises:
         NonFiniteMetric: the model gives NaN or infinity.
     """
-    at_a_time = latents_at_a_time(model, subset.device)
+    at_a_time = latents_at_a_time(model, subset.device, gradients=True)
 
     def work(images: Tensor, generator: Generator, index: int) -> ImageGaps:
         return optimize_images(model, images, generator, steps=steps, k=k, at_a_time=at_a_time)

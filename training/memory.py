@@ -14,17 +14,20 @@ _ALIVE = 4
 _BYTES = 4  # float32
 
 
-def images_at_a_time(model: VAE, device: torch.device, *, workers: int, budget: int = MEMORY_BUDGET) -> int:
+def images_at_a_time(
+    model: VAE, device: torch.device, *, workers: int, budget: int = MEMORY_BUDGET, gradients: bool = False
+) -> int:
     """How many images each of ``workers`` may decode at a time, 1 or more, so that all stay within ``budget`` bytes.
 
-    Measured on one image, whatever the network: the largest output of any of its layers. The encoder sees the same
-    sizes.
+    Measured on one image, whatever the network: the largest output of any of its layers; with ``gradients``, which need
+    the features of all of them, their sum. The encoder sees the same sizes.
     """
-    largest = 0
+    largest, whole = 0, 0
 
     def measure(module: nn.Module, inputs: object, output: Tensor) -> None:
-        nonlocal largest
+        nonlocal largest, whole
         largest = max(largest, output.numel())
+        whole += output.numel() if next(module.children(), None) is None else 0
 
     hooks = [module.register_forward_hook(measure) for module in model.decoder.modules()]
     try:
@@ -33,4 +36,5 @@ def images_at_a_time(model: VAE, device: torch.device, *, workers: int, budget: 
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, budget // (workers * largest * _ALIVE * _BYTES))
+    alive = max(whole, largest * _ALIVE) if gradients else largest * _ALIVE
+    return max(1, budget // (workers * alive * _BYTES))

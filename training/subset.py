@@ -76,7 +76,7 @@ def draw_subset(test: Dataset, config: RunConfig, device: torch.device, count: i
 
 def bound_subset(model: VAE, subset: Subset, config: RunConfig, k: int, advance: Callable[[int], object]) -> Tensor:
     """L_k of each image, ``(N,)`` nats, from the encoder's posteriors."""
-    at_a_time = latents_at_a_time(model, subset.device)
+    at_a_time = latents_at_a_time(model, subset.device, gradients=False)
 
     def work(images: Tensor, generator: Generator, index: int) -> ImageEstimates:
         return estimate_images(model, images, k, generator, chunk=config.evaluation.sample_chunk, at_a_time=at_a_time)
@@ -84,10 +84,10 @@ def bound_subset(model: VAE, subset: Subset, config: RunConfig, k: int, advance:
     return torch.cat([part.log_likelihood.cpu() for part in subset.map(work, advance, BOUND)])
 
 
-def latents_at_a_time(model: VAE, device: torch.device) -> int:
-    """How many latents each of the threads may decode at a time."""
+def latents_at_a_time(model: VAE, device: torch.device, *, gradients: bool) -> int:
+    """How many latents each of the threads may decode at a time, with the graph that ``gradients`` need or without."""
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    return images_at_a_time(model, device, workers=workers)
+    return images_at_a_time(model, device, workers=workers, gradients=gradients)
 
 
 def require_likelihood(config: RunConfig, what: str) -> None:

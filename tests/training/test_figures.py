@@ -157,7 +157,7 @@ class TestBoundCurve:
         assert (np.asarray(elbo.get_xdata()).tolist(), np.asarray(elbo.get_ydata()).tolist()) == ([1], [94.1])
         legend = axes.get_legend()
         assert legend is not None
-        assert [text.get_text() for text in legend.get_texts()] == ["−L_k", "−ELBO"]
+        assert [text.get_text() for text in legend.get_texts()] == ["−L_k, 95% interval over images", "−ELBO"]
 
     def test_annealing_of_some_images_is_a_line_by_its_difference(self) -> None:
         """Of other images than the curve, so that its own mean would stand elsewhere."""

@@ -25,6 +25,15 @@ def test_the_widest_layer_decides(network: dict[str, object], largest: int, work
     assert images_at_a_time(model, CPU, workers=workers, budget=budget) == budget // (workers * largest * 16)
 
 
+@pytest.mark.parametrize(("layers", "alive"), [(10, 10 * (30 + 30) + 2 * 64), (1, 4 * 64)])
+def test_gradients_need_the_features_of_all_layers(layers: int, alive: int) -> None:
+    """Linear maps, what bends them, and the image, flat and not; of few layers, what is alive without gradients."""
+    config = digits_config(model={"network": {"kind": "mlp", "hidden": [30] * layers}})
+    model = VAE(config.model, config.image.shape)
+    found = images_at_a_time(model, CPU, workers=2, budget=10**6, gradients=True)
+    assert found == 10**6 // (2 * 4 * alive)
+
+
 def test_one_image_is_always_taken() -> None:
     config = digits_config()
     assert images_at_a_time(VAE(config.model, config.image.shape), CPU, workers=64, budget=1) == 1

@@ -20,7 +20,7 @@ def bound_curve(metrics: Metrics) -> Figure:
     samples = [bound.importance_samples for bound in metrics.bounds]
     values = [bound.negative for bound in metrics.bounds]
     means, lows, highs = zip(*((value.value, value.low, value.high) for value in values), strict=True)
-    axes.plot(samples, means, "o-", color=TRAINING, linewidth=1.2, markersize=4, label="−L_k")
+    axes.plot(samples, means, "o-", color=TRAINING, linewidth=1.2, markersize=4, label="−L_k, 95% interval over images")
     axes.fill_between(samples, lows, highs, color=TRAINING, alpha=0.15, linewidth=0)
     elbo = metrics.negative_elbo
     axes.errorbar(
