@@ -119,6 +119,10 @@ def export(
         raise ExportError(
             f"{run.folder}: bundles hold diagonal Gaussian posteriors, and this one is {config.model.posterior.kind}"
         )
+    if config.model.prior.kind != "standard-normal":
+        raise ExportError(
+            f"{run.folder}: bundles have a standard normal prior, and this one is {config.model.prior.kind}"
+        )
     model, step = load_best(run)
     training, validation = training_images(run, data_dir=data_dir, console=console)
     manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)
