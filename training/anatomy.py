@@ -1,4 +1,6 @@
-"""What a model is made of, in the words of its card: networks and likelihood."""
+"""What a model is made of, in the words of its card: networks, prior and likelihood."""
+
+import math
 
 from model.bundle.manifest import ImageSpec, LikelihoodSpec
 from model.likelihoods import GaussianSettings, LikelihoodSettings
@@ -8,6 +10,7 @@ from model.networks.conv import ConvSettings
 from model.networks.gated import GatedConvSettings
 from model.networks.mlp import MLPSettings
 from model.networks.resnet import ResNetSettings
+from model.priors import PriorSettings, VampSettings
 
 
 def encoder(network: NetworkSettings, image: ImageSpec) -> str:
@@ -56,6 +59,23 @@ def decoder(network: NetworkSettings) -> str:
                 "residual: the encoder's sizes, channels and residual blocks in reverse, each size from the one before "
                 "by sub-pixel convolution"
             )
+
+
+def prior(settings: PriorSettings, dim: int) -> str:
+    """The prior over so many dimensions."""
+    match settings:
+        case VampSettings(components=components):
+            return (
+                f"VampPrior (Tomczak and Welling, 2018) over {dim} dimensions: the mean of the posteriors of "
+                f"{components:,} learned images"
+            )
+        case _:
+            return f"N(0, I) over {dim} dimensions"
+
+
+def prior_parameters(settings: PriorSettings, image: ImageSpec) -> int:
+    """How many numbers of it are learned: the pixels of pseudo-inputs."""
+    return settings.components * math.prod(image.shape) if isinstance(settings, VampSettings) else 0
 
 
 def likelihood(settings: LikelihoodSettings, spec: LikelihoodSpec) -> str:

@@ -78,6 +78,8 @@ def _data(facts: Facts) -> str:
 def _architecture(facts: Facts) -> str:
     config, manifest = facts.config.model, facts.manifest
     encoder, decoder = facts.parameters["encoder"], facts.parameters["decoder"]
+    of_prior = anatomy.prior_parameters(config.prior, manifest.image)
+    learned = f" {of_prior:,}" if of_prior else ""
     return "\n".join(
         [
             "## Architecture",
@@ -86,7 +88,7 @@ def _architecture(facts: Facts) -> str:
             "|---|---|---:|",
             f"| encoder | {anatomy.encoder(config.network, manifest.image)} | {encoder:,} |",
             f"| posterior q(z\\|x) | diagonal Gaussian, log-variance softly bounded to ±{LOG_VARIANCE_LIMIT:g} | |",
-            f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
+            f"| prior p(z) | {anatomy.prior(config.prior, manifest.latent.dim)} |{learned} |",
             f"| decoder | {anatomy.decoder(config.network)} | {decoder:,} |",
             f"| likelihood p(x\\|z) | {anatomy.likelihood(config.likelihood, manifest.likelihood)} | |",
         ]
@@ -105,7 +107,7 @@ def _training(facts: Facts) -> str:
     average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
     return (
         "## Training\n\n"
-        f"{paragraph(facts.config.objective)}\n\n"
+        f"{paragraph(facts.config.objective, closed_rate=facts.config.model.prior.kind == 'standard-normal')}\n\n"
         f"AdamW, {count(o.epochs, 'epoch')} at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} "
         f"falling on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
         f"{average} with the lowest validation {chooses(facts.config.objective)}, of step {facts.step:,}, is what this "

@@ -63,6 +63,19 @@ class PosteriorSpec(Frozen):
     family: Literal["diagonal-gaussian"] = "diagonal-gaussian"
 
 
+class PriorSpec(Frozen):
+    """p(z): N(0, I), or the mixture of K Gaussians in prior.npz that a VampPrior (Tomczak and Welling, 2018) gives."""
+
+    family: Literal["standard-normal", "vamp"] = "standard-normal"
+    components: int | None = Field(default=None, ge=1, description="K")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.family == "vamp") != (self.components is not None):
+            raise ValueError("a vamp prior has a number of components, and a standard-normal one has none")
+        return self
+
+
 class LikelihoodSpec(Frozen):
     """p(x|z); the decoder graph gives its mean.
 
@@ -285,6 +298,7 @@ class Manifest(Frozen):
     git_commit: str | None = None
     image: ImageSpec
     latent: LatentSpec
+    prior: PriorSpec = PriorSpec()
     posterior: PosteriorSpec = PosteriorSpec()
     likelihood: LikelihoodSpec
     graphs: Graphs
@@ -300,6 +314,7 @@ class Manifest(Frozen):
             raise ValueError("scales must have one number for each channel")
         if MANIFEST in self.files:
             raise ValueError("files must not list the manifest itself")
-        if self.metrics is not None and len(self.metrics.kl_per_dimension) != self.latent.dim:
-            raise ValueError("kl_per_dimension must have one number for each latent dimension")
+        parts = self.latent.dim if self.prior.family == "standard-normal" else 0  # a mixture is no product over them
+        if self.metrics is not None and len(self.metrics.kl_per_dimension) != parts:
+            raise ValueError(f"kl_per_dimension must have {parts} numbers under this prior and so many dimensions")
         return self
