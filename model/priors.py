@@ -41,9 +41,8 @@ class VampSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["vamp"]
     components: int = Field(500, gt=0, le=10_000, description="K, the pseudo-inputs")
-    start: Literal["images", "mean"] = Field(
-        "images",
-        description="of the pseudo-inputs: at training images, drawn by the seed, or near the mean of all of them",
+    start: Literal["mean", "images"] = Field(
+        "mean", description="of the pseudo-inputs: near the mean of the training images, or at so many of them"
     )
 
 
