@@ -298,6 +298,16 @@ class TestEstimates:
         torch.testing.assert_close(annealed, expected, rtol=0, atol=0.2)
         torch.testing.assert_close(bound, expected, rtol=0, atol=0.2)
 
+    def test_chains_from_the_prior_start_at_its_draws(self, vae: VAE) -> None:
+        """With one temperature nothing moves: what is left is importance sampling from where chains start."""
+        images, _ = simulate(vae, 5, Generator().manual_seed(0))
+        found = ais_images(vae, images, Generator().manual_seed(1), chains=6, temperatures=1).log_likelihood
+        generator = Generator().manual_seed(1)
+        vae.prior().sample(4 * 5, generator)  # the chains that find step sizes come first
+        latents = torch.unflatten(vae.prior().sample(6 * 5, generator), 0, (6, 5))
+        densities = [vae.likelihood.log_prob(vae.decode(each), images) for each in latents]
+        torch.testing.assert_close(found, torch.stack(densities).double().logsumexp(0) - math.log(6))
+
     def test_the_rate_is_estimated_from_the_same_draws(self, vae: VAE) -> None:
         images = torch.rand(3, 1, 8, 8, generator=Generator().manual_seed(1)).round()
         found = estimate_images(vae, images, 4000, Generator().manual_seed(2), chunk=1000)
