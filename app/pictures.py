@@ -21,7 +21,7 @@ from app.plans import Given, Plan, Stages
 from app.posteriors import draw
 from app.schemas import InterpolateQuery, PictureQuery, SampleQuery
 from app.walks import check_segments, read_points, read_traverse
-from model.bundle.latents import interpolate, prior_latents
+from model.bundle.latents import interpolate
 from model.bundle.pixels import from_network, to_uint8
 
 Array = NDArray[np.float32]
@@ -157,7 +157,8 @@ class Sample(Draw):
 
     def read(self, body: bytes) -> Given:
         seed = seed_of(self._query.seed)
-        return Given(prior_latents(self._query.n, self.dim, seed=seed, temperature=self._query.temperature), seed)
+        prior = self.model.bundle.prior
+        return Given(prior.draw(self._query.n, seed=seed, temperature=self._query.temperature), seed)
 
 
 class Traverse(Draw):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app.settings import PRETRAINED
 from commands.shared import Model, Output, Provider, opened, progress
 from model.bundle import offline
-from model.bundle.latents import MAX_SEED, interpolate, prior_latents
+from model.bundle.latents import MAX_SEED, interpolate
 from model.bundle.runtime import Bundle
 
 
@@ -61,7 +61,7 @@ def sample(
     """Draw pictures from the prior."""
     bundle = opened(model, provider)
     seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
-    latents = prior_latents(n, bundle.manifest.latent.dim, seed=seed, temperature=temperature)
+    latents = bundle.prior.draw(n, seed=seed, temperature=temperature)
     _decode(bundle, latents, output)
     typer.echo(f"seed {seed}")
 

@@ -14,7 +14,8 @@ r"""A variational autoencoder (Kingma and Welling, 2014): encoder, posterior, de
                                                     ▼                            ▼
                                              rate (N,) nats  +  distortion (N,) nats  =  -ELBO (N,)
 
-The prior is N(0, I). Noise is an argument: the caller owns the seed.
+The prior p(z) is N(0, I), or a mixture of the posteriors of learned images that the same encoder gives. Noise is an
+argument: the caller owns the seed.
 """
 
 from typing import Annotated, NamedTuple
@@ -26,8 +27,19 @@ from torch import Tensor, nn
 from model.likelihoods import LikelihoodSettings, build_likelihood
 from model.networks.build import NetworkSettings, build_networks
 from model.networks.mlp import MLPSettings, start_at
-from model.posteriors import Posterior, standard_normal_log_density
+from model.posteriors import Posterior
 from model.posteriors.families import DiagonalSettings, PosteriorSettings, build_family, check_dimension
+from model.priors import (
+    Mixture,
+    Prior,
+    PriorSettings,
+    PseudoInputs,
+    StandardNormal,
+    StandardNormalSettings,
+    VampSettings,
+    check_posterior,
+    mixture,
+)
 
 
 class Architecture(BaseModel):
@@ -36,12 +48,18 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     latent_dim: int = Field(gt=0, le=4096)
     network: Annotated[NetworkSettings, Field(discriminator="kind")]
+    prior: Annotated[PriorSettings, Field(discriminator="kind")] = StandardNormalSettings()
     posterior: Annotated[PosteriorSettings, Field(discriminator="kind")] = DiagonalSettings()
     likelihood: Annotated[LikelihoodSettings, Field(discriminator="family")]
 
     @model_validator(mode="after")
     def _posterior_fits_the_latent(self) -> "Architecture":
         check_dimension(self.posterior, self.latent_dim)
+        return self
+
+    @model_validator(mode="after")
+    def _prior_fits_the_posterior(self) -> "Architecture":
+        check_posterior(self.prior, self.posterior.kind)
         return self
 
 
@@ -71,6 +89,10 @@ class VAE(nn.Module):
             architecture.network, shape, self.family.outputs, dimension, parameters
         )
         self.likelihood = build_likelihood(architecture.likelihood, shape[0])
+        self.pseudo_inputs: PseudoInputs | None = None
+        match architecture.prior:
+            case VampSettings(components=components):
+                self.pseudo_inputs = PseudoInputs(components, shape)
 
     def start_at(self, mean_image: Tensor) -> None:
         """Let a fresh decoder begin at the mean of the training images, ``(C, H, W)`` in [0, 1].
@@ -97,6 +119,20 @@ class VAE(nn.Module):
         posterior: Posterior = self.family(raw.float())
         return posterior
 
+    def prior(self, *, autocast: bool = False, at_a_time: int | None = None) -> Prior:
+        """p(z). That of pseudo-inputs changes with every weight of the encoder: who needs it twice keeps it.
+
+        Args:
+            autocast: as of `posterior`.
+            at_a_time: how many pseudo-inputs are encoded at a time; absent: all.
+        """
+        if self.pseudo_inputs is None:
+            return StandardNormal(self.latent_dim)
+        images = self.pseudo_inputs()
+        pieces = torch.split(images, at_a_time or len(images))
+        parts = [mixture(self.posterior(piece, autocast=autocast)) for piece in pieces]
+        return Mixture(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
     def decode(self, latents: Tensor) -> Tensor:
         """The likelihood's parameters ``(N, C', H, W)``, float32, for latents ``(N, D)``."""
         parameters: Tensor = self.decoder(latents)
@@ -108,17 +144,17 @@ class VAE(nn.Module):
 
     def elbo(self, images: Tensor, noise: Tensor, *, autocast: bool = False) -> ELBO:
         """One-sample estimate of both halves for images ``(N, C, H, W)`` and noise ``(N, D)``. The rate is in closed
-        form where the posterior has one, else log q(z|x) - log p(z) of the same sample.
+        form where there is one, else log q(z|x) - log p(z) of the same sample.
 
         With ``autocast`` the networks run in bfloat16; posteriors, densities and divergences are float32 in any case.
         """
-        posterior = self.posterior(images, autocast=autocast)
+        posterior, prior = self.posterior(images, autocast=autocast), self.prior(autocast=autocast)
         latent, log_density = posterior.draw(noise)
         with self._autocast(images, enabled=autocast):
             parameters = self.decode(latent)
-        rate = posterior.rate()
+        rate = prior.rate(posterior)
         if rate is None:
-            rate = log_density - standard_normal_log_density(latent)
+            rate = log_density - prior.log_density(latent)
         return ELBO(distortion=-self.likelihood.log_prob(parameters, images), rate=rate)
 
     @staticmethod

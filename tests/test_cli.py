@@ -326,7 +326,17 @@ def test_dry_run_tells_what_the_configuration_means_beside_it(run: Vae) -> None:
     assert last.startswith("warning: beta / distortion_weight = 784 is C*H*W: this is what averaging the distortion")
 
 
-READY_MADE = ("cifar10", "folder", "mnist", "mnist-iwae-5", "mnist-iwae-50", "mnist-mlp", "mnist-static-mlp", "smoke")
+READY_MADE = (
+    "cifar10",
+    "folder",
+    "mnist",
+    "mnist-iwae-5",
+    "mnist-iwae-50",
+    "mnist-mlp",
+    "mnist-static-mlp",
+    "mnist-vamp",
+    "smoke",
+)
 
 
 def test_the_help_names_every_ready_made_configuration(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,9 @@ from model.ais import (
     upper_bound,
 )
 from model.divergences import LogDensity
-from model.posteriors import DiagonalGaussian, FullGaussian, standard_normal_log_density
+from model.posteriors import DiagonalGaussian, FullGaussian
 from model.posteriors.families import Diagonal, Full
+from model.priors import Prior, StandardNormal
 from model.vae import VAE
 from training.estimators import encode
 from training.importance import effective_sample_size
@@ -76,9 +77,10 @@ def ais_images(
 ) -> AISEstimates:
     """Bound log p(x) of images ``(N, C, H, W)`` from below (Wu, Burda, Salakhutdinov and Grosse, 2017).
 
-    From the prior, chains move in the latent space. From the posterior, they move in the space of the noise that the
-    posterior's draws are made of, where those are N(0, I) whatever its family, flows included; the true posterior is
-    nearly round there, and fewer temperatures are enough (as Hoffman et al., 2019, "NeuTra-lizing bad geometry").
+    From the prior, whichever it is, chains move in the latent space. From the posterior, they move in the space of the
+    noise that the posterior's draws are made of, where those are N(0, I) whatever its family, flows included; the true
+    posterior is nearly round there, and fewer temperatures are enough (as Hoffman et al., 2019, "NeuTra-lizing bad
+    geometry").
 
     Args:
         model: in evaluation mode.
@@ -97,9 +99,9 @@ def ais_images(
     """
     _check(chains)
     with _frozen(model):
-        path = _path(model, images, initial, at_a_time or chains * len(images))
-        annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
-        start = _normal(chains, len(images), model.latent_dim, generator, images)
+        path, first = _path(model, images, initial, at_a_time or chains * len(images))
+        annealing = _tune(path, first, images, generator, chains, temperatures, leapfrog_steps)
+        start = _draw(first, chains, images, generator)
         annealed = forward_ais(path, start, generator, annealing)
     return AISEstimates(
         lower_bound(annealed.log_weights), effective_sample_size(annealed.log_weights), annealed.acceptance_rate
@@ -138,10 +140,10 @@ def bracket(
         raise ValueError("chains go back to the prior or to a Gaussian, and not to a flow")
     with _frozen(model):
         images, latents = simulate(model, count, generator)
-        path = _path(model, images, initial, at_a_time or chains * count)
+        path, first = _path(model, images, initial, at_a_time or chains * count)
         exact = latents if initial == "prior" else _noise(model, images, latents, at_a_time or count)
-        annealing = _tune(path, images, model.latent_dim, generator, chains, temperatures, leapfrog_steps)
-        start = _normal(chains, count, model.latent_dim, generator, images)
+        annealing = _tune(path, first, images, generator, chains, temperatures, leapfrog_steps)
+        start = _draw(first, chains, images, generator)
         forward = forward_ais(path, start, generator, annealing)
         back = reverse_ais(path, exact.expand(chains, -1, -1), generator, annealing)
     return Bracket(
@@ -165,29 +167,32 @@ def _noise(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tenso
 
 def _tune(
     path: AnnealingPath,
+    first: Prior,
     images: Tensor,
-    dimension: int,
     generator: Generator,
     chains: int,
     temperatures: int,
     steps: int,
 ) -> Annealing:
-    start = _normal(min(chains, _TUNING_CHAINS), len(images), dimension, generator, images)
+    start = _draw(first, min(chains, _TUNING_CHAINS), images, generator)
     return tune(path, start, generator, schedule=sigmoid_schedule(temperatures), leapfrog_steps=steps)
 
 
-def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> AnnealingPath:
+def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> tuple[AnnealingPath, Prior]:
+    """The path, and the distribution that it begins with."""
     log_likelihood = differentiable_log_likelihood(model, images, at_a_time)
+    prior = model.prior(at_a_time=at_a_time)
     if initial == "prior":
-        return geometric_path(standard_normal_log_density, log_likelihood)
+        return geometric_path(prior.log_density, log_likelihood), prior
     with torch.no_grad():
         posterior = encode(model, images, at_a_time)
 
     def log_ratio(noise: Tensor) -> Tensor:
         latents, log_density = posterior.draw(noise)
-        return log_likelihood(latents) + standard_normal_log_density(latents) - log_density
+        return log_likelihood(latents) + prior.log_density(latents) - log_density
 
-    return AnnealingPath(standard_normal_log_density, log_ratio)
+    noises = StandardNormal(model.latent_dim)
+    return AnnealingPath(noises.log_density, log_ratio), noises
 
 
 def differentiable_log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:
@@ -229,8 +234,10 @@ def _frozen(model: VAE) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _normal(chains: int, count: int, dimension: int, generator: Generator, like: Tensor) -> Tensor:
-    return torch.randn(chains, count, dimension, generator=generator, device=like.device, dtype=like.dtype)
+def _draw(first: Prior, chains: int, images: Tensor, generator: Generator) -> Tensor:
+    """Where chains start, ``(S, N, D)``."""
+    latents = first.sample(chains * len(images), generator).to(images)
+    return torch.unflatten(latents, 0, (chains, len(images)))
 
 
 def _check(chains: int) -> None:

@@ -1,4 +1,6 @@
-"""What a model is made of, in the words of its card: networks, posterior and likelihood."""
+"""What a model is made of, in the words of its card: networks, posterior, prior and likelihood."""
+
+import math
 
 from model.bundle.manifest import ImageSpec, LikelihoodSpec
 from model.likelihoods import GaussianSettings, LikelihoodSettings
@@ -20,6 +22,7 @@ from model.posteriors.families import (
     RadialSettings,
     TriangularSettings,
 )
+from model.priors import PriorSettings, VampSettings
 
 
 def encoder(network: NetworkSettings, image: ImageSpec) -> str:
@@ -94,6 +97,23 @@ def posterior(settings: PosteriorSettings) -> str:
         case TriangularSettings(steps=steps):
             flow = f"{steps} triangular Sylvester maps (van den Berg et al., 2018)"
     return f"{base}, followed by {flow}; the encoder gives their parameters"
+
+
+def prior(settings: PriorSettings, dim: int) -> str:
+    """The prior over so many dimensions."""
+    match settings:
+        case VampSettings(components=components):
+            return (
+                f"VampPrior (Tomczak and Welling, 2018) over {dim} dimensions: the mean of the posteriors of "
+                f"{components:,} learned images"
+            )
+        case _:
+            return f"N(0, I) over {dim} dimensions"
+
+
+def prior_parameters(settings: PriorSettings, image: ImageSpec) -> int:
+    """How many numbers of it are learned: the pixels of pseudo-inputs."""
+    return settings.components * math.prod(image.shape) if isinstance(settings, VampSettings) else 0
 
 
 def likelihood(settings: LikelihoodSettings, spec: LikelihoodSpec) -> str:

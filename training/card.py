@@ -80,7 +80,9 @@ def _data(facts: Facts) -> str:
 def _architecture(facts: Facts) -> str:
     config, manifest = facts.config.model, facts.manifest
     encoder, decoder, posterior = (facts.parameters[part] for part in ("encoder", "decoder", "posterior"))
-    learned = f"{posterior:,}" if posterior else ""  # most have no weights of their own
+    prior = anatomy.prior_parameters(config.prior, manifest.image)
+    # Most posteriors and priors have no weights of their own.
+    of_posterior, of_prior = (f"{number:,}" if number else "" for number in (posterior, prior))
     return "\n".join(
         [
             "## Architecture",
@@ -88,8 +90,8 @@ def _architecture(facts: Facts) -> str:
             "| part | what it is | parameters |",
             "|---|---|---:|",
             f"| encoder | {anatomy.encoder(config.network, manifest.image)} | {encoder:,} |",
-            f"| posterior q(z\\|x) | {anatomy.posterior(config.posterior)} | {learned} |",
-            f"| prior p(z) | N(0, I) over {facts.manifest.latent.dim} dimensions | |",
+            f"| posterior q(z\\|x) | {anatomy.posterior(config.posterior)} | {of_posterior} |",
+            f"| prior p(z) | {anatomy.prior(config.prior, manifest.latent.dim)} | {of_prior} |",
             f"| decoder | {anatomy.decoder(config.network)} | {decoder:,} |",
             f"| likelihood p(x\\|z) | {anatomy.likelihood(config.likelihood, manifest.likelihood)} | |",
         ]
@@ -108,7 +110,7 @@ def _training(facts: Facts) -> str:
     average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
     return (
         "## Training\n\n"
-        f"{paragraph(facts.config.objective)}\n\n"
+        f"{paragraph(facts.config.objective, closed_rate=facts.config.model.prior.kind == 'standard-normal')}\n\n"
         f"AdamW, {count(o.epochs, 'epoch')} at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} "
         f"falling on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
         f"{average} with the lowest validation {chooses(facts.config.objective)}, of step {facts.step:,}, is what this "

@@ -152,6 +152,8 @@ class RunConfig(Section):
             raise ValueError(
                 f"[objective] as it stands is defined for a posterior of kind {kinds}: model.posterior is {posterior}"
             )
+        if self.model.prior.kind == "vamp" and objective.against_vamp is not None:
+            raise ValueError(f"model.prior.kind = 'vamp' does not go with this objective: {objective.against_vamp}")
         if objective.kind == "beta-tc" and self.optimization.batch_size < 2:
             raise ValueError(
                 "objective.kind = 'beta-tc' compares the images of a batch: set optimization.batch_size to 2 or more"

@@ -8,7 +8,8 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships
 from torch import Generator, Tensor
 
 from model.bundle.measurements import Estimate
-from model.posteriors import Posterior, standard_normal_log_density
+from model.posteriors import Posterior
+from model.priors import Prior
 from model.vae import VAE
 from training.importance import bound_grid, effective_sample_size, importance_weighted_bounds
 
@@ -21,7 +22,7 @@ class ImageEstimates(NamedTuple):
     distortion: Tensor
     """-E_q[log p(x|z)], over the same k samples."""
     rate: Tensor
-    """KL(q || p): in closed form where the posterior has one, else log q - log p over the same k samples."""
+    """KL(q || p): in closed form where there is one, else log q - log p over the same k samples."""
     effective_sample_size: Tensor
     """Of the k importance weights, between 1 and k."""
     bounds: Tensor
@@ -30,7 +31,14 @@ class ImageEstimates(NamedTuple):
 
 @torch.inference_mode()
 def estimate_images(
-    model: VAE, images: Tensor, k: int, generator: Generator, *, chunk: int, at_a_time: int | None = None
+    model: VAE,
+    images: Tensor,
+    k: int,
+    generator: Generator,
+    *,
+    chunk: int,
+    at_a_time: int | None = None,
+    prior: Prior | None = None,
 ) -> ImageEstimates:
     r"""L_k and the two halves of the ELBO of images ``(N, C, H, W)``, from k samples an image.
 
@@ -38,9 +46,11 @@ def estimate_images(
 
     Burda, Grosse and Salakhutdinov (2015), equation 8. It grows with k towards log p(x). The noise of
     ``chunk`` samples of all N images is drawn at a time, and decoded so many images ``at_a_time`` (absent: all of
-    them): the one decides which numbers come out, the other only how much memory that takes.
+    them): the one decides which numbers come out, the other only how much memory that takes. ``prior`` is the model's,
+    where it is at hand already.
     """
     at_a_time = at_a_time or chunk * len(images)
+    prior = prior or model.prior(at_a_time=at_a_time)
     posterior = encode(model, images, at_a_time)
     kept: list[Tensor] = []
     distortion, sampled_rate = torch.zeros(2, images.shape[0], dtype=torch.float64, device=images.device)
@@ -49,11 +59,11 @@ def estimate_images(
         noise = torch.randn(count, *posterior.mean.shape, generator=generator, device=images.device)
         latents, log_density = posterior.draw(noise)
         given_latents = log_likelihood(model, images, latents, at_a_time)
-        log_ratio = log_density - standard_normal_log_density(latents)
+        log_ratio = log_density - prior.log_density(latents)
         kept.append(given_latents - log_ratio)
         distortion -= given_latents.double().sum(0)
         sampled_rate += log_ratio.double().sum(0)
-    closed_rate = posterior.rate()
+    closed_rate = prior.rate(posterior)
     rate = sampled_rate / k if closed_rate is None else closed_rate.double()
     log_weights = torch.cat(kept)
     bounds = importance_weighted_bounds(log_weights, bound_grid(k))

@@ -33,6 +33,7 @@ from model.bundle.manifest import (
     DECODER,
     ENCODER,
     GOLDEN,
+    PRIOR,
     SCORES,
     GraphSpec,
     LatentSpec,
@@ -40,6 +41,7 @@ from model.bundle.manifest import (
     Manifest,
     PosteriorFamily,
     PosteriorSpec,
+    PriorSpec,
     Role,
     ScoredImages,
     graph_signatures,
@@ -47,6 +49,7 @@ from model.bundle.manifest import (
 from model.bundle.measurements import Metrics
 from model.bundle.pixels import to_network
 from model.bundle.precision import Lower
+from model.bundle.prior import Mixture, write_prior
 from model.bundle.runtime import RuntimeOptions
 from model.bundle.scores import score_images, scores_file
 from model.bundle.store import open_bundle, publish, staging_folder, write_manifest
@@ -138,6 +141,11 @@ def export(
             f"precision {precision}: what it costs is measured with diagonal Gaussian posteriors, and this one is "
             f"{posterior}: use float32"
         )
+    if precision != "float32" and config.model.prior.kind != "standard-normal":
+        raise ExportError(
+            f"precision {precision}: what it costs is measured under a standard normal prior, and this one is "
+            f"{config.model.prior.kind}: use float32"
+        )
     if not replace and destination.is_dir() and any(destination.iterdir()):
         raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
     model, step = load_best(run)
@@ -155,6 +163,8 @@ def export(
                 f"exporting {config.name} {version}: step {step:,} of {run.folder}", highlight=False, soft_wrap=True
             )
             files = _graphs(model.vae, manifest) | {GOLDEN: _golden(model, manifest, validation.subset(golden))}
+            if isinstance(model.prior, Mixture):
+                files[PRIOR] = write_prior(model.prior)
             worst = _stage(staging, facts, files, model, validation)
             if precision != "float32":
                 contents = {path.name: path.read_bytes() for path in staging.iterdir()}
@@ -224,6 +234,7 @@ def _manifest(
     scale = float(likelihood.scale()) if isinstance(likelihood, Gaussian) else None
     scales = likelihood.scales() if isinstance(likelihood, DiscretizedLogistic) else None
     latent = LatentSpec(dim=model.vae.latent_dim)
+    prior = PriorSpec(family=config.model.prior.kind, components=getattr(config.model.prior, "components", None))
     posterior = PosteriorSpec(family=FAMILIES[config.model.posterior.kind], parameters=model.vae.family.extra)
     try:
         return Manifest(
@@ -234,6 +245,7 @@ def _manifest(
             image=config.image,
             latent=latent,
             posterior=posterior,
+            prior=prior,
             likelihood=LikelihoodSpec(
                 family=config.model.likelihood.family,
                 scale=scale,

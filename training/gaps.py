@@ -18,8 +18,9 @@ from torch import Generator, Tensor
 
 from model.bundle.measurements import GapsProtocol, InferenceGaps
 from model.divergences import LogDensity
-from model.posteriors import LOG_VARIANCE_LIMIT, Posterior, standard_normal_log_density
+from model.posteriors import LOG_VARIANCE_LIMIT, Posterior
 from model.posteriors.families import Diagonal, Family
+from model.priors import Prior
 from model.vae import VAE
 from training.ais import differentiable_log_likelihood
 from training.config import RunConfig
@@ -98,9 +99,11 @@ def optimize_images(
         raise ValueError(f"two halves take two steps or more, not {steps}")
     at_a_time = at_a_time or max(k, latents) * len(images)
     given_latents = differentiable_log_likelihood(model, images, at_a_time)
+    with torch.no_grad():
+        prior = model.prior(at_a_time=at_a_time)
 
     def log_joint(latent: Tensor) -> Tensor:
-        return given_latents(latent) + standard_normal_log_density(latent)
+        return given_latents(latent) + prior.log_density(latent)
 
     def climb(family: Family, start: Tensor, many: int) -> Tensor:
         return _climb(family, start, log_joint, generator, many, latents)
@@ -116,7 +119,7 @@ def optimize_images(
     if not isinstance(model.family, Diagonal):
         diagonal = Diagonal(model.latent_dim)
         candidates.append(diagonal(climb(diagonal, climb(diagonal, start, first), second)))
-    judged = _judge(model, candidates, images, generator, k, at_a_time)
+    judged = _judge(model, prior, candidates, images, generator, k, at_a_time)
     return ImageGaps(
         encoder=judged[0].elbo,
         halfway=judged[1].elbo,
@@ -205,7 +208,13 @@ def _climb(
 
 @torch.inference_mode()
 def _judge(
-    model: VAE, posteriors: Sequence[Posterior], images: Tensor, generator: Generator, k: int, at_a_time: int
+    model: VAE,
+    prior: Prior,
+    posteriors: Sequence[Posterior],
+    images: Tensor,
+    generator: Generator,
+    k: int,
+    at_a_time: int,
 ) -> list[_Judged]:
     """Each posterior by the same k draws of noise."""
     kept: list[list[Tensor]] = [[] for _ in posteriors]
@@ -213,7 +222,7 @@ def _judge(
         noise = _noise(posteriors[0], min(_CHUNK, k - done), generator)
         for weights, posterior in zip(kept, posteriors, strict=True):
             latent, log_density = posterior.draw(noise)
-            log_ratio = standard_normal_log_density(latent) - log_density
+            log_ratio = prior.log_density(latent) - log_density
             weights.append(log_likelihood(model, images, latent, at_a_time) + log_ratio)
     judged = []
     for weights in kept:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from model.likelihoods import BernoulliSettings, GaussianSettings
+from model.priors import VampSettings
 from training.config import RunConfig
 from training.data.dataset import Dataset, pieces
 from training.data.seen import SeenImages
@@ -26,6 +27,7 @@ def lint(config: RunConfig) -> list[str]:
     """What the configuration alone tells: what is minimized, what validation judges by, what the noise of the pixels
     makes of beta; then warnings."""
     lines = [f"objective: minimizes {minimizes(config.objective)}", f"validation: {_judgement(config)}"]
+    lines += _prior(config)
     warnings = (_grey, _averaged, _free_bits, _one_sided, _schedule, _gradient, _no_likelihood)
     return [*lines, *_noise(config), *(f"warning: {text}" for warning in warnings for text in warning(config))]
 
@@ -41,6 +43,7 @@ def lint_data(config: RunConfig, training: Dataset, validation: Dataset, tests: 
         *_leak(training, tests, "what is measured there was trained on"),
         *_binary(config, training),
         *_free_beside_the_mean_image(config, training),
+        *_components(config, training),
     )
     return [f"warning: {text}" for text in warnings]
 
@@ -56,6 +59,15 @@ def _judgement(config: RunConfig) -> str:
     if isinstance(config.objective, AutoencoderSettings):
         return kept
     return f"{kept}; -ELBO at beta = 1 is reported beside it, and may get worse meanwhile"
+
+
+def _prior(config: RunConfig) -> Iterator[str]:
+    match config.model.prior:
+        case VampSettings(components=components):
+            yield (
+                f"prior: the mean of the posteriors of {count(components, 'pseudo-input')}, which are encoded with "
+                "every batch; the rate is estimated from the latents that are drawn"
+            )
 
 
 def _rate_weight(config: RunConfig) -> float | None:
@@ -212,6 +224,15 @@ def _binary(config: RunConfig, training: Dataset) -> Iterator[str]:
     """Of grey values was warned before the images were there; these are none."""
     if any(_grey(config)) and not any(np.any((part != 0) & (part != 255)) for part in pieces(training.images)):
         yield "all pixels are 0 or 255: data.binarization = 'static' says so, and what is measured is then a likelihood"
+
+
+def _components(config: RunConfig, training: Dataset) -> Iterator[str]:
+    match config.model.prior:
+        case VampSettings(components=components) if components >= len(training):
+            yield (
+                f"model.prior.components = {components} for {count(len(training), 'training image')}: a prior with a "
+                "component for each can learn them by heart"
+            )
 
 
 def _free_beside_the_mean_image(config: RunConfig, training: Dataset) -> Iterator[str]:

@@ -62,15 +62,24 @@ class Plan:
         return cls(steps, steps * config.optimization.epochs)
 
 
-def build_trainee(config: RunConfig, device: torch.device, *, mean_image: NDArray[np.float64] | None = None) -> Trainee:
+def build_trainee(
+    config: RunConfig,
+    device: torch.device,
+    *,
+    mean_image: NDArray[np.float64] | None = None,
+    pseudo_inputs: NDArray[np.float64] | None = None,
+) -> Trainee:
     """A model with fresh weights and all that goes with it.
 
-    The weights are a function of the seed and of the mean of the training images, ``(H, W, C)`` in [0, 1].
+    The weights are a function of the seed, of the mean of the training images, ``(H, W, C)`` in [0, 1], and of the
+    images that pseudo-inputs start at, ``(K or 1, H, W, C)``.
     """
     torch.manual_seed(config.seed)  # the layers initialize themselves from the global generator
     model = VAE(config.model, config.image.shape)
     if mean_image is not None:
         model.start_at(torch.from_numpy(mean_image).permute(2, 0, 1))
+    if pseudo_inputs is not None and model.pseudo_inputs is not None:
+        model.pseudo_inputs.start_at(torch.from_numpy(pseudo_inputs).permute(0, 3, 1, 2))
     model.to(device)
     optimizer = build_optimizer(model, config.optimization)
     generator = Generator(device).manual_seed(config.seed)

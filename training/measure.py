@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from model.bundle.measurements import FEW, Bound, EffectiveSampleSize, Metrics
 from model.posteriors import DiagonalGaussian
+from model.priors import Prior, StandardNormal
 from model.vae import VAE
 from training.config import RunConfig
 from training.data.dataset import Dataset
@@ -38,11 +39,13 @@ def measure(
     feed = Feed(test, device)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     at_a_time = images_at_a_time(model, device, workers=workers)
+    with torch.inference_mode():
+        prior = model.prior(at_a_time=at_a_time)
 
     def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
         index, indices = numbered
         generator = generator_of(device, config.seed, EVALUATION, index)
-        return _measure_batch(model, feed.batch(indices), config, generator, at_a_time)
+        return _measure_batch(model, prior, feed.batch(indices), config, generator, at_a_time)
 
     batches: list[_Batch] = []
     pieces = list(enumerate(torch.split(torch.arange(len(test)), evaluation.batch_size)))
@@ -79,13 +82,15 @@ class _Batch(NamedTuple):
     means: Tensor
     """What stands for each image, ``(B, D)``: the posterior's mean, or what a flow makes of it."""
     divergences: Tensor
-    """KL to the prior of each dimension, ``(B, D)`` nats; ``(B, 0)`` where the posterior is no product over them."""
+    """KL to the prior of each dimension, ``(B, D)`` nats; ``(B, 0)`` where either is no product over them."""
     errors: Tensor
     """Squared error per pixel ``(B,)`` of the reconstruction."""
 
 
 @torch.inference_mode()
-def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Generator, at_a_time: int) -> _Batch:
+def _measure_batch(
+    model: VAE, prior: Prior, images: Tensor, config: RunConfig, generator: Generator, at_a_time: int
+) -> _Batch:
     evaluation = config.evaluation
     observed = binarize(images, config.data.binarization, generator)
     estimates = estimate_images(
@@ -95,11 +100,12 @@ def _measure_batch(model: VAE, images: Tensor, config: RunConfig, generator: Gen
         generator,
         chunk=evaluation.sample_chunk,
         at_a_time=at_a_time,
+        prior=prior,
     )
     posterior = encode(model, observed, at_a_time)
-    divergences = (
-        posterior.kl() if isinstance(posterior, DiagonalGaussian) else posterior.mean.new_empty(len(images), 0)
-    )
+    divergences = posterior.mean.new_empty(len(images), 0)
+    if isinstance(prior, StandardNormal) and isinstance(posterior, DiagonalGaussian):
+        divergences = posterior.kl()
     errors = squared_errors(model, images, at_a_time)
     return _Batch(
         ImageEstimates(*(part.cpu() for part in estimates)), posterior.center().cpu(), divergences.cpu(), errors.cpu()

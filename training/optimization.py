@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from model.priors import PseudoInputs
 from training.config import OptimizationConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019); without weight decay it is Adam. Biases, scales and norms never decay."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    """AdamW (Loshchilov and Hutter, 2019); without weight decay it is Adam. Biases, scales and norms never decay, nor
+    do pseudo-inputs, which are images and would all turn grey."""
+    images = {module.raw for module in model.modules() if isinstance(module, PseudoInputs)}
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter not in images]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1 or parameter in images]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One fused kernel an update: on a small network the unfused optimizer costs as much as the gradients.
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle.latents import posterior_noise, prior_latents
+from model.bundle.latents import posterior_noise
 from model.bundle.manifest import DECODER, ENCODER, LIKELIHOOD, POSTERIOR
 from model.bundle.pixels import to_network
 from model.bundle.precision import LIMITS
@@ -69,7 +69,7 @@ def _deviations(bundle: Bundle, model: TorchModel, images: Floats) -> Iterator[t
             drawn = model.draw(wanted, each)
             for output, a, b in zip(drawn._fields, bundle.draw(wanted, each), drawn, strict=True):
                 yield POSTERIOR, output, LATENT_TOLERANCE, _relative(a, b)
-    for latents in (center, prior_latents(size, manifest.latent.dim, seed=size)):
+    for latents in (center, bundle.prior.draw(size, seed=size)):
         yield DECODER, "image", pixel, np.abs(bundle.decode(latents) - model.decode(latents))
         if manifest.graphs.likelihood is not None:
             a, b = bundle.log_likelihood(latents, images), model.log_likelihood(latents, images)

@@ -26,5 +26,5 @@ def simulate(model: VAE, count: int, generator: Generator) -> Simulated:
         count: N.
         generator: on the device of the model.
     """
-    latents = torch.randn(count, model.latent_dim, generator=generator, device=generator.device)
+    latents = model.prior().sample(count, generator)
     return Simulated(model.likelihood.sample(model.decode(latents), generator), latents)

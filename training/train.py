@@ -20,6 +20,7 @@ from training.lint import lint, lint_data
 from training.loop import Loop, Observer, Plan, build_trainee
 from training.objectives.words import chooses
 from training.observers import ConsoleObserver, DataProgress, LogObserver, TensorBoardObserver
+from training.pseudo_inputs import first_pseudo_inputs
 from training.run import MetricsLog, RunFolder, provenance_of
 from training.words import count, say
 
@@ -61,11 +62,12 @@ def train(config: RunConfig, folder: Path, *, data_dir: Path | None, resume: boo
     provenance = provenance_of(config, device, precision, digests, test_images_decoded=tests is not None)
     # Whatever is wrong with the plan is said before there is a run folder.
     plan = Plan.of(config, len(training.images))
+    pseudo_inputs = first_pseudo_inputs(config.model.prior, training, config.seed)
 
     with ExitStack() as stack:
         stack.enter_context(run.held())
         resuming = resume and run.config_file.exists()
-        trainee = build_trainee(config, device, mean_image=training.mean_image())
+        trainee = build_trainee(config, device, mean_image=training.mean_image(), pseudo_inputs=pseudo_inputs)
         if resuming:
             run.check_resumable(config, provenance)
             write_text_atomically(run.config_file, config.model_dump_json(indent=2) + "\n")

@@ -6,14 +6,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.bundle import prior
 from model.bundle.runtime import Draws, Posterior
 from model.posteriors import DiagonalGaussian
+from model.priors import Mixture
 from model.vae import VAE
 from training.checkpoint import load_average, progress_of
 from training.errors import CheckpointError
 from training.run import RunFolder
 
 Floats = NDArray[np.float32]
+
+# Pseudo-inputs that are encoded at a time.
+_AT_A_TIME = 100
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,27 @@ class TorchModel:
         with torch.inference_mode():
             images: Floats = self.vae.mean_image(torch.from_numpy(latents)).numpy()
         return images
+
+    @property
+    def prior(self) -> prior.Prior:
+        """p(z) as it would be served."""
+        if self.vae.pseudo_inputs is None:
+            return prior.StandardNormal(self.vae.latent_dim)
+        return prior.Mixture(*prior_components(self.vae))
+
+
+def prior_components(model: VAE) -> tuple[Floats, Floats]:
+    """mean and log_variance ``(K, D)`` of the components of a VampPrior, on the CPU.
+
+    Raises:
+        ValueError: the model's prior is no mixture.
+    """
+    with torch.inference_mode():
+        components = model.prior(at_a_time=_AT_A_TIME)
+    if not isinstance(components, Mixture):
+        raise ValueError("a standard normal prior has no components")
+    mean, log_variance = (part.float().cpu().numpy() for part in components)
+    return mean, log_variance
 
 
 def load_best_into(run: RunFolder, vae: VAE) -> int:

@@ -18,6 +18,7 @@ DECODER = "decoder.onnx"
 POSTERIOR = "posterior.onnx"
 LIKELIHOOD = "likelihood.onnx"
 SCORES = "scores.npz"
+PRIOR = "prior.npz"
 GOLDEN = "golden.npz"
 CARD = "MODEL_CARD.md"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -88,6 +89,19 @@ class PosteriorSpec(Frozen):
     def is_diagonal(self) -> bool:
         """Is there nothing to it but mean and log_variance?"""
         return self.family == "diagonal-gaussian"
+
+
+class PriorSpec(Frozen):
+    """p(z): N(0, I), or the mixture of K Gaussians in prior.npz that a VampPrior (Tomczak and Welling, 2018) gives."""
+
+    family: Literal["standard-normal", "vamp"] = "standard-normal"
+    components: int | None = Field(default=None, ge=1, description="K")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.family == "vamp") != (self.components is not None):
+            raise ValueError("a vamp prior has a number of components, and a standard-normal one has none")
+        return self
 
 
 class LikelihoodSpec(Frozen):
@@ -208,6 +222,7 @@ class Manifest(Frozen):
     git_commit: str | None = None
     image: ImageSpec
     latent: LatentSpec
+    prior: PriorSpec = PriorSpec()
     posterior: PosteriorSpec = PosteriorSpec()
     likelihood: LikelihoodSpec
     graphs: Graphs
@@ -227,7 +242,22 @@ class Manifest(Frozen):
             raise ValueError("scales must have one number for each channel")
         if MANIFEST in self.files:
             raise ValueError("files must not list the manifest itself")
-        wanted = self.latent.dim if self.posterior.is_diagonal else 0
-        if self.metrics is not None and len(self.metrics.kl_per_dimension) != wanted:
-            raise ValueError("kl_per_dimension must have one number for each latent dimension of a diagonal Gaussian")
+        parts = self.latent.dim if self.is_product else 0
+        if self.metrics is not None and len(self.metrics.kl_per_dimension) != parts:
+            raise ValueError(f"kl_per_dimension must have {parts} numbers under this posterior and prior")
         return self
+
+    @property
+    def is_product(self) -> bool:
+        """Are posterior and prior both products over the latent dimensions? Then KL has a closed form, a sum of theirs;
+        a flow has none, nor has a mixture."""
+        return self.posterior.is_diagonal and self.prior.family == "standard-normal"
+
+    def required(self) -> set[str]:
+        """The files that a bundle needs beside this one."""
+        files = {graph.file for graph in self.graphs.present().values()} | {GOLDEN, CARD}
+        if self.scores is not None:
+            files.add(SCORES)
+        if self.prior.components is not None:
+            files.add(PRIOR)
+        return files

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.golden import hold_against, read_golden
 from model.bundle.latents import gaussian_draws
-from model.bundle.manifest import CARD, GOLDEN, MANIFEST, SCORES, Manifest, Role
+from model.bundle.manifest import CARD, GOLDEN, MANIFEST, PRIOR, SCORES, Manifest, Role
+from model.bundle.prior import read_prior
 from model.bundle.scores import read_scores
 from model.bundle.sessions import RuntimeOptions as RuntimeOptions
 from model.bundle.sessions import open_graphs
@@ -48,8 +49,8 @@ class Bundle:
     """A VAE that is ready to run. `store.open_bundle` makes one from a folder.
 
     ``digest`` is the SHA-256 of the manifest, in hexadecimal. The manifest has those of all other files, so that it
-    stands for every byte of the bundle. ``validation_scores`` are the -ELBOs of validation images in ascending order,
-    if it has any.
+    stands for every byte of the bundle. ``prior`` is p(z). ``validation_scores`` are the ELBOs of validation images in
+    ascending order, if it has any.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Bundle:
         self.manifest = manifest
         self.digest = hashlib.sha256(contents[MANIFEST]).hexdigest()
         self.golden = read_golden(folder, manifest, contents[GOLDEN])
+        self.prior = read_prior(folder, manifest.prior, manifest.latent.dim, contents.get(PRIOR))
         self.validation_scores = None
         if manifest.scores is not None:
             self.validation_scores = read_scores(folder, manifest.scores, contents[SCORES])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.bundle.errors import BundleError, ModelFault
 from model.bundle.golden import read_arrays
-from model.bundle.latents import binary_draws, gaussian_kl, posterior_noise, standard_normal_log_density
+from model.bundle.latents import binary_draws, gaussian_kl, posterior_noise
 from model.bundle.manifest import SCORES, LikelihoodSpec, Manifest, ScoredImages
 from model.bundle.pixels import stack_for_network
 
@@ -137,10 +137,10 @@ def _score(bundle: "Bundle", image: NDArray[np.uint8], k: int, seed: int, index:
         repeated = type(posterior)(*(np.repeat(part, len(some), axis=0) for part in posterior))
         draws = bundle.draw(repeated, some)
         found = bundle.log_likelihood(draws.latent, np.repeat(x, len(some), axis=0))
-        prior = standard_normal_log_density(draws.latent)
+        prior = bundle.prior.log_density(draws.latent)
         densities.append((found.astype(np.float64), prior, draws.log_density.astype(np.float64)))
     log_likelihood, log_prior, log_density = (np.concatenate(part)[None] for part in zip(*densities, strict=True))
-    kl = gaussian_kl(posterior.mean, posterior.log_variance) if bundle.manifest.posterior.is_diagonal else None
+    kl = gaussian_kl(posterior.mean, posterior.log_variance) if bundle.manifest.is_product else None
     scores = estimate(log_likelihood, log_prior, log_density, kl)
     if not all(np.isfinite(part).all() for part in scores):
         raise ModelFault("a score is not finite")

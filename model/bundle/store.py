@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from model.bundle.errors import BundleError, BundleNotFound
 from model.bundle.files import sha256_of, sync, write_text_atomically
 from model.bundle.graphs import inspect_graph
-from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, MANIFEST, SCHEMA_VERSION, SCORES, Manifest
+from model.bundle.manifest import DECODER, ENCODER, MANIFEST, SCHEMA_VERSION, Manifest
 from model.bundle.runtime import Bundle, RuntimeOptions
 
 
@@ -144,10 +144,7 @@ def _read(folder: Path, *, allow_hard_links: bool) -> tuple[Manifest, dict[str, 
         document = _read_file(folder / MANIFEST, allow_hard_links=allow_hard_links)
         manifest = _parse(folder, document)
         listed = set(manifest.files)
-        needed = {graph.file for graph in manifest.graphs.present().values()} | {GOLDEN, CARD}
-        if manifest.scores is not None:
-            needed.add(SCORES)
-        for name in sorted(needed - listed):
+        for name in sorted(manifest.required() - listed):
             raise BundleError(f"{folder}/{MANIFEST}: lists no {name}")
         for name in sorted(listed - present):
             raise BundleError(f"{folder}/{name}: missing")

@@ -19,6 +19,7 @@ CONV: dict[str, Any] = {"kind": "conv", "channels": 8, "max_channels": 8, "hidde
 BERNOULLI: dict[str, Any] = {"family": "bernoulli"}
 GAUSSIAN: dict[str, Any] = {"family": "gaussian"}
 DIAGONAL: dict[str, Any] = {"kind": "diagonal"}
+NORMAL: dict[str, Any] = {"kind": "standard-normal"}
 
 
 def write_run(
@@ -27,6 +28,7 @@ def write_run(
     network: dict[str, Any] = MLP,
     likelihood: dict[str, Any] = BERNOULLI,
     posterior: dict[str, Any] = DIAGONAL,
+    prior: dict[str, Any] = NORMAL,
     shape: tuple[int, int, int] = (8, 8, 1),
     latent_dim: int = 3,
     binarization: str = "none",
@@ -56,6 +58,7 @@ def write_run(
                 "latent_dim": latent_dim,
                 "network": network,
                 "posterior": posterior,
+                "prior": prior,
                 "likelihood": likelihood,
             },
             "data": {

@@ -79,6 +79,7 @@ CASES: dict[str, dict[str, Any]] = {
             "sylvester-triangular": {"steps": 3},
         }.items()
     },
+    "mlp, vamp prior": {"network": MLP, "likelihood": BERNOULLI, "prior": {"kind": "vamp", "components": 7}},
     "conv, continuous bernoulli, grey 8x9": {
         "network": CONV,
         "likelihood": {"family": "continuous-bernoulli"},
@@ -141,6 +142,12 @@ def test_the_bundle_gives_the_numbers_of_torch(exported: Exported, batch_size: i
     latents = prior_latents(batch_size, model.vae.latent_dim, seed=1)
     decoded = exported.bundle.decode(latents)
     np.testing.assert_allclose(decoded, model.decode(latents), atol=1e-5)
+    np.testing.assert_allclose(exported.bundle.prior.draw(5, seed=3), model.prior.draw(5, seed=3), rtol=1e-6)
+    np.testing.assert_allclose(
+        exported.bundle.prior.log_density(latents),
+        model.vae.prior().log_density(torch.from_numpy(latents)).detach(),
+        rtol=1e-4,
+    )
     said = exported.bundle.log_likelihood(latents, images)
     np.testing.assert_allclose(said, model.log_likelihood(latents, images), rtol=1e-4)
     assert decoded.min() >= 0

@@ -275,7 +275,7 @@ def test_reconstructions_stand_below_their_originals(model: TorchModel) -> None:
 
 
 def test_samples_are_seeded_latents_of_the_prior(model: TorchModel) -> None:
-    panel = samples(model, 3, 8, rows=2)
+    panel = samples(model, model.prior, 8, rows=2)
     decoded = to_uint8(from_network(model.decode(prior_latents(20, 3, seed=SEED))))
     np.testing.assert_array_equal(panel.images.reshape(20, 8, 8, 1), decoded)
 
@@ -289,7 +289,7 @@ def test_interpolations_end_in_the_reconstructions_of_their_images(model: TorchM
 
 
 def test_traversals_are_of_the_dimensions_with_the_largest_kl(model: TorchModel) -> None:
-    panel = traversals(model, pictures(1, (8, 8, 1))[0], kl_importance(np.array([0.5, 3.25, 1.0])), rows=2)
+    panel = traversals(model, model.prior, pictures(1, (8, 8, 1))[0], kl_importance(np.array([0.5, 3.25, 1.0])), rows=2)
     assert panel.row_labels == ("z1  3.25 nats", "z2  1.00 nats")
     assert panel.column_labels[0] == "−3"
     assert panel.column_labels[len(panel.column_labels) // 2] == "0"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from model.bundle.prior import Prior
 from model.vae import VAE
 from tests.support.digits import digits_config, restored, run_digits
 from training.checkpoint import save_checkpoint
@@ -113,9 +114,9 @@ def test_its_dimensions_are_drawn_by_their_spread_and_not_by_a_divergence(
     """Which would be that of a log_variance nobody trained."""
     measures: list[str] = []
 
-    def watched(model: Model, image: Bytes, importance: Importance) -> Panel:
+    def watched(model: Model, prior: Prior, image: Bytes, importance: Importance) -> Panel:
         measures.append(importance.measure)
-        return traversals(model, image, importance)
+        return traversals(model, prior, image, importance)
 
     monkeypatch.setattr("training.figures.draw.traversals", watched)
     drawn = draw_run(run, tmp_path, data_dir=None, console=Console(file=io.StringIO()))

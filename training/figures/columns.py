@@ -96,9 +96,9 @@ def _titles(images: Dataset) -> tuple[str, str, str, str]:
     colored = "" if images.labels is None else ", colored by label"
     return (
         "reconstructions: what the decoder makes of the posterior mean of the image in the first column",
-        f"samples: images of latents drawn from N(0, I), seed {SEED}: the same latents wherever there are as many "
-        "dimensions",
-        f"posterior means of {these}{colored}; circles: the prior at 1, 2 and 3 standard deviations; ellipses: some of "
+        f"samples: images of latents drawn from the prior, seed {SEED}: of N(0, I) the same latents wherever there are "
+        "as many dimensions",
+        f"posterior means of {these}{colored}; circles: N(0, I) at 1, 2 and 3 standard deviations; ellipses: some of "
         "the posteriors at one",
         f"numbers of the same {these}: nats per image, and squared error per pixel",
     )

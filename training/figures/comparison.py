@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from model.bundle.latents import prior_latents
 from training.comparison import (
     Comparison,
     RunNumbers,
@@ -86,7 +85,7 @@ def _originals(validation: Dataset) -> Bytes:
 
 def _column(model: TorchModel, numbers: RunNumbers, originals: Bytes, many: Dataset, *, plain: bool) -> Column:
     flat = originals.reshape(-1, *originals.shape[2:])
-    latents = prior_latents(len(flat), numbers.latent_dim, seed=SEED)
+    latents = model.prior.draw(len(flat), seed=SEED)
     return Column(
         name=numbers.run,
         objective=numbers.objective,

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from model.bundle.measurements import Metrics
+from model.bundle.prior import Prior
 from model.bundle.runtime import Bundle
 from training.data.splits import choose
 from training.figures.bounds import bound_curve
@@ -55,9 +56,10 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
     posterior = encode_images(model, many.images)
     with constant_style():
         # An autoencoder does not train the variance that its divergences would be of.
-        divides = config.model.posterior.kind == "diagonal" and config.objective.kind != "autoencoder"
+        products = config.model.posterior.kind == "diagonal" and config.model.prior.kind == "standard-normal"
+        divides = products and config.objective.kind != "autoencoder"
         importance = kl_importance(kl_of_dimensions(posterior)) if divides else spread_importance(posterior)
-        figures = _pages(model, shown, importance)
+        figures = _pages(model, model.prior, shown, importance)
         if many.labels is None:
             console.print(f"no latents.png: {validation.name} has no labels to color it by", highlight=False)
         else:
@@ -85,25 +87,34 @@ def draw_bundle(bundle: Bundle, folder: Path, *, console: Console) -> list[Path]
     """
     images = bundle.golden.images
     metrics = bundle.manifest.metrics
-    kl = kl_of_dimensions(encode_images(bundle, images)) if metrics is None else np.array(metrics.kl_per_dimension)
+    posterior = encode_images(bundle, images)
+    if not bundle.manifest.is_product:
+        importance = spread_importance(posterior)
+    elif metrics is None:
+        importance = kl_importance(kl_of_dimensions(posterior))
+    else:
+        importance = kl_importance(np.array(metrics.kl_per_dimension))
     with constant_style():
-        figures = {"overview": page(_overview(bundle, images)), **_pages(bundle, images, kl_importance(kl))}
+        figures = {
+            "overview": page(_overview(bundle, bundle.prior, images)),
+            **_pages(bundle, bundle.prior, images, importance),
+        }
         return _write(figures, folder, console)
 
 
-def _pages(model: Model, images: Bytes, importance: Importance) -> dict[str, Figure]:
+def _pages(model: Model, prior: Prior, images: Bytes, importance: Importance) -> dict[str, Figure]:
     return {
         "reconstructions": page([reconstructions(model, images)]),
-        "samples": page([samples(model, len(importance.values), images.shape[2])]),
-        "traversals": page([traversals(model, images[0], importance)]),
+        "samples": page([samples(model, prior, images.shape[2])]),
+        "traversals": page([traversals(model, prior, images[0], importance)]),
         "interpolations": page([interpolations(model, images)]),
     }
 
 
-def _overview(bundle: Bundle, images: Bytes) -> list[Panel]:
+def _overview(bundle: Bundle, prior: Prior, images: Bytes) -> list[Panel]:
     width = images.shape[2]
     return [
-        samples(bundle, bundle.manifest.latent.dim, width, rows=3),
+        samples(bundle, prior, width, rows=3),
         reconstructions(bundle, images, rows=1),
         interpolations(bundle, images[[0, -1]], rows=1),
     ]

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import ModelFault
-from model.bundle.latents import gaussian_kl, interpolate, prior_latents, traverse
+from model.bundle.latents import gaussian_kl, interpolate, traverse
 from model.bundle.pixels import from_network, to_network, to_uint8
+from model.bundle.prior import Prior, StandardNormal
 from model.bundle.runtime import Posterior
 from training.figures.page import Panel, columns_of
 
@@ -15,7 +16,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 SEED = 0
-# A traversal goes this many standard deviations of the prior to either side.
+# A traversal goes this many standard deviations of the prior to either side of its mean.
 REACH = 3.0
 _BATCH = 100
 
@@ -60,11 +61,12 @@ def reconstructions(model: Model, images: Bytes, *, rows: int = 2) -> Panel:
     )
 
 
-def samples(model: Model, dim: int, width: int, *, rows: int = 6) -> Panel:
+def samples(model: Model, prior: Prior, width: int, *, rows: int = 6) -> Panel:
     """Mean images of latents from the prior."""
     columns = columns_of(width)
-    decoded = decode_latents(model, prior_latents(rows * columns, dim, seed=SEED))
-    return Panel("samples: images of latents drawn from N(0, I)", decoded.reshape(rows, columns, *decoded.shape[1:]))
+    decoded = decode_latents(model, prior.draw(rows * columns, seed=SEED))
+    name = "N(0, I)" if isinstance(prior, StandardNormal) else "the prior"
+    return Panel(f"samples: images of latents drawn from {name}", decoded.reshape(rows, columns, *decoded.shape[1:]))
 
 
 def interpolations(model: Model, images: Bytes, *, rows: int = 5) -> Panel:
@@ -96,15 +98,20 @@ def spread_importance(posterior: Posterior) -> Importance:
     return Importance(posterior.mean.astype(np.float64).var(axis=0), "variance over images", "")
 
 
-def traversals(model: Model, image: Bytes, importance: Importance, *, rows: int = 10) -> Panel:
-    """One image ``(H, W, C)`` with one latent dimension at a time changed: the most important ones."""
+def traversals(model: Model, prior: Prior, image: Bytes, importance: Importance, *, rows: int = 10) -> Panel:
+    """One image ``(H, W, C)`` with one latent dimension at a time changed: the most important ones, through what the
+    prior has of each."""
     columns = columns_of(image.shape[1]) - 1 | 1  # odd, so that 0 is among them
     start = encode_images(model, image[None]).mean[0]
     order = np.argsort(-importance.values, kind="stable")[:rows]
-    frames = [decode_latents(model, traverse(start, int(index), -REACH, REACH, columns)) for index in order]
+    low, high = (prior.mean + reach * prior.standard_deviation for reach in (-REACH, REACH))
+    frames = [
+        decode_latents(model, traverse(start, index, low[index], high[index], columns)) for index in order.tolist()
+    ]
     values = np.linspace(-REACH, REACH, columns)
+    unit = "" if isinstance(prior, StandardNormal) else ", by standard deviations of the prior"
     return Panel(
-        f"traversals: one image, one latent dimension changed ({importance.measure} on the left)",
+        f"traversals: one image, one latent dimension changed{unit} ({importance.measure} on the left)",
         np.stack(frames),
         row_labels=tuple(f"z{index}  {importance.values[index]:.2f}{importance.unit}" for index in order),
         column_labels=tuple(f"{value:.3g}".replace("-", "−") for value in values),

@@ -59,7 +59,7 @@ def plane_of(model: TorchModel, images: Bytes, *, noisy: bool) -> Plane:
 
 
 def draw_plane(axes: Axes, plane: Plane, groups: list[Group]) -> None:
-    """Means, ellipses of the posteriors at one standard deviation, and circles of the prior at 1, 2 and 3; nothing that
+    """Means, ellipses of the posteriors at one standard deviation, and circles of N(0, I) at 1, 2 and 3; nothing that
     there is lies outside."""
     for deviations in (1, 2, 3):
         axes.add_patch(Circle((0, 0), deviations, fill=False, edgecolor=INK, linewidth=0.8, zorder=3))

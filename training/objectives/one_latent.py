@@ -1,4 +1,4 @@
-"""One latent an image from a posterior whose dimensions are independent: what is asked of each dimension by itself."""
+"""One latent an image where the dimensions of posterior and prior are independent: what is asked of each by itself."""
 
 from typing import NamedTuple
 
@@ -23,8 +23,10 @@ def one_latent(model: VAE, images: Tensor, generator: Generator, *, autocast: bo
     """Encode images ``(B, C, H, W)``, draw a latent for each, decode it.
 
     Raises:
-        TypeError: the posterior's dimensions are not independent.
+        TypeError: the dimensions of the posterior, or of the prior, are not independent.
     """
+    if model.pseudo_inputs is not None:
+        raise TypeError("this objective is defined for a standard normal prior only")
     noise = torch.randn(images.shape[0], model.latent_dim, generator=generator, device=images.device)
     posterior = diagonal(model, images, autocast=autocast)
     latent = posterior.reparameterize(noise)
@@ -32,7 +34,7 @@ def one_latent(model: VAE, images: Tensor, generator: Generator, *, autocast: bo
 
 
 def diagonal(model: VAE, images: Tensor, *, autocast: bool) -> DiagonalGaussian:
-    """The posteriors of images ``(B, C, H, W)``; raises as ``one_latent`` does."""
+    """The posteriors of images ``(B, C, H, W)``; raises TypeError where their dimensions are not independent."""
     posterior = model.posterior(images, autocast=autocast)
     if not isinstance(posterior, DiagonalGaussian):
         raise TypeError("this objective is defined for diagonal posteriors only")

@@ -62,6 +62,13 @@ class ElboSettings(Section):
         """The kinds of posterior that it is defined for; None: all."""
         return ("diagonal",) if self.free_bits > 0 else None
 
+    @property
+    def against_vamp(self) -> str | None:
+        """Why it does not go with a VampPrior; None: it does."""
+        if self.free_bits > 0:
+            return "objective.free_bits are of each dimension's own KL, and this prior is no product over dimensions"
+        return "objective.beta = 0 drops the rate, which is all that trains pseudo-inputs" if self.beta == 0 else None
+
 
 class IwaeSettings(Section):
     """The importance-weighted bound of several latents an image (Burda et al., 2015)."""
@@ -79,6 +86,11 @@ class IwaeSettings(Section):
         """As of `ElboSettings`: without the score of q, log q is taken at a given latent, which flows do not tell."""
         return None if self.gradient == "standard" else ("diagonal", "full")
 
+    @property
+    def against_vamp(self) -> None:
+        """As of `ElboSettings`: the prior's parameters have the gradient of the decoder's, whichever q's is."""
+        return
+
 
 class BetaTCSettings(Section):
     """The rate in three parts, each with a weight (Chen et al., 2018)."""
@@ -93,6 +105,13 @@ class BetaTCSettings(Section):
         """As of `ElboSettings`: q(z_d|x) has to be known."""
         return ("diagonal",)
 
+    @property
+    def against_vamp(self) -> str:
+        """As of `ElboSettings`."""
+        return (
+            "objective.kind = 'beta-tc' compares each dimension with its own prior, and this one is no product of such"
+        )
+
 
 class AutoencoderSettings(Section):
     """Reconstruction from the posterior's mean: no noise, no rate, and so no likelihood."""
@@ -103,6 +122,11 @@ class AutoencoderSettings(Section):
     def posteriors(self) -> tuple[str, ...]:
         """As of `ElboSettings`: of a flow nothing but its image of the mean would be trained."""
         return ("diagonal",)
+
+    @property
+    def against_vamp(self) -> str:
+        """As of `ElboSettings`."""
+        return "objective.kind = 'autoencoder' has no rate, which is all that trains pseudo-inputs"
 
 
 ObjectiveSettings = Annotated[

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.posteriors import DiagonalGaussian, FullGaussian, Posterior, standard_normal_log_density
+from model.posteriors import DiagonalGaussian, FullGaussian, Posterior
 from model.vae import VAE
 
 
@@ -33,13 +33,14 @@ def log_weights(
 
     Args:
         frozen: let q's own parameters have no gradient in log q(z|x): only through the latents do they change a weight
-            (Roeder et al., 2017).
+            (Roeder et al., 2017). The prior keeps its gradient, also where the encoder makes it of pseudo-inputs: it is
+            a part of the model, as the decoder is.
         autocast: run the networks in bfloat16; densities are float32 in any case.
 
     Raises:
         TypeError: ``frozen``, and the posterior has no density at a given latent.
     """
-    posterior = model.posterior(images, autocast=autocast)
+    posterior, prior = model.posterior(images, autocast=autocast), model.prior(autocast=autocast)
     latents, log_density = posterior.draw(noise)
     if frozen:
         log_density = _constant(posterior).log_density(latents)
@@ -48,7 +49,7 @@ def log_weights(
         parameters = model.decode(latents.flatten(0, 1))
     observed = images.expand(k, *images.shape).flatten(0, 1)
     log_likelihood = torch.unflatten(model.likelihood.log_prob(parameters, observed), 0, noise.shape[:2])
-    return LogWeights(log_likelihood, standard_normal_log_density(latents) - log_density, latents)
+    return LogWeights(log_likelihood, prior.log_density(latents) - log_density, latents)
 
 
 def _constant(posterior: Posterior) -> DiagonalGaussian | FullGaussian:

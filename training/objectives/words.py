@@ -51,8 +51,8 @@ def minimizes(settings: ObjectiveSettings) -> str:
             )
 
 
-def paragraph(settings: ObjectiveSettings) -> str:
-    """The same for a model card, with what its terms are.
+def paragraph(settings: ObjectiveSettings, *, closed_rate: bool = True) -> str:
+    """The same for a model card, with what its terms are; ``closed_rate`` says that the rate has a closed form.
 
     >>> print(paragraph(AutoencoderSettings(kind="autoencoder")).partition(": distortion ")[2])
     is -log p(x|z) summed over pixels and channels, in nats and averaged over images only.
@@ -63,7 +63,8 @@ def paragraph(settings: ObjectiveSettings) -> str:
     match settings:
         case ElboSettings():
             tail = "; neither is weighted" if settings == ElboSettings(kind="elbo") else ""
-            terms = f"{distortion}, rate is {rate} in closed form summed over latent dimensions, both {units}{tail}"
+            how = "in closed form summed over latent dimensions" if closed_rate else "estimated from the same latent"
+            terms = f"{distortion}, rate is {rate} {how}, both {units}{tail}"
         case IwaeSettings():
             terms = f"{distortion}, rate is {rate} estimated from the same latents, both {units}"
         case BetaTCSettings():

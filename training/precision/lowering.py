@@ -19,6 +19,7 @@ from model.bundle.precision import Calibration, Lower, Precision
 from model.bundle.runtime import Bundle, RuntimeOptions
 from training.data.dataset import Dataset
 from training.data.splits import choose
+from training.errors import ExportError
 from training.precision import measurement
 from training.precision.graphs import float16_graph, int8_graph
 from training.run import git_commit, library_versions
@@ -63,9 +64,11 @@ def lower(
 
     Raises:
         ExportError: the graphs cannot be made, are further from PyTorch than their kind may be, or there is only one
-            validation image.
+            validation image; or the prior is not N(0, I), which all that is measured here takes for granted.
         BundleError, ModelFault: a graph cannot be opened, or fails.
     """
+    if manifest.prior.family != "standard-normal":
+        raise ExportError(f"{kind} is measured under a standard normal prior, and this one is {manifest.prior.family}")
     encoder, decoder, calibration = contents[ENCODER], contents[DECODER], None
     if kind == "float16":
         encoder = float16_graph(encoder, manifest.graphs.encoder)

@@ -157,7 +157,7 @@ def read(data: bytes) -> tuple[Header, Words]:
 
 def check_bundle(bundle: Bundle) -> None:
     """Refuse a bundle that bits-back coding cannot be done with here. Raises CompressedError, which says why."""
-    likelihood, posterior = bundle.manifest.likelihood, bundle.manifest.posterior
+    likelihood, posterior, prior = bundle.manifest.likelihood, bundle.manifest.posterior, bundle.manifest.prior
     who = f"{bundle.name}/{bundle.version}"
     if likelihood.family != "bernoulli":
         raise CompressedError(
@@ -172,6 +172,8 @@ def check_bundle(bundle: Bundle) -> None:
             f"{who} has a {posterior.family} posterior; only one of independent coordinates (diagonal-gaussian) can be "
             "drawn from and undone in whole numbers"
         )
+    if prior.family != "standard-normal":
+        raise CompressedError(f"{who} has a {prior.family} prior; latents are coded in buckets of N(0, I) only")
 
 
 def fingerprint(bundle: Bundle) -> bytes:

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from model.bundle.manifest import NAME_PATTERN, ImageSpec, LatentSpec, LikelihoodSpec, Manifest, graph_signatures
+from model.bundle.manifest import (
+    NAME_PATTERN,
+    ImageSpec,
+    LatentSpec,
+    LikelihoodSpec,
+    Manifest,
+    PriorSpec,
+    graph_signatures,
+)
 from model.bundle.measurements import Estimate, Metrics, Protocol
 
 IMAGE, LATENT = ImageSpec(height=28, width=20, channels=1), LatentSpec(dim=2)
@@ -49,6 +57,21 @@ def test_a_manifest_from_before_there_were_precisions_is_one_of_float32() -> Non
     raw = json.loads(manifest().model_dump_json())
     del raw["precision"]
     assert Manifest.model_validate_json(json.dumps(raw), strict=True).precision is None
+
+
+def test_a_manifest_from_before_there_were_priors_is_one_of_the_standard_normal() -> None:
+    raw = json.loads(manifest().model_dump_json())
+    del raw["prior"]
+    assert Manifest.model_validate_json(json.dumps(raw), strict=True).prior == PriorSpec()
+
+
+def test_under_a_mixture_the_rate_is_no_sum_over_dimensions() -> None:
+    undivided = METRICS.model_copy(update={"kl_per_dimension": ()})
+    vamp = PriorSpec(family="vamp", components=500)
+    assert manifest(prior=vamp, metrics=undivided).metrics == undivided
+    for prior, metrics in ((vamp, METRICS), (PriorSpec(), undivided)):
+        with pytest.raises(ValidationError, match="kl_per_dimension"):
+            manifest(prior=prior, metrics=metrics)
 
 
 def keys(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -108,6 +131,10 @@ METRICS_JSON = METRICS.model_dump()
         (ImageSpec, IMAGE_JSON | {"background": (0, 0, 256)}, "background"),
         (ImageSpec, IMAGE_JSON | {"fit": "squeeze"}, "fit"),
         (LatentSpec, {"dim": 0}, "dim"),
+        (PriorSpec, {"family": "flow"}, "family"),
+        (PriorSpec, {"family": "vamp"}, "number of components"),
+        (PriorSpec, {"family": "vamp", "components": 0}, "components"),
+        (PriorSpec, {"components": 3}, "number of components"),
         (LikelihoodSpec, {"family": "poisson"}, "family"),
         (LikelihoodSpec, {"family": "gaussian"}, "needs its scale"),
         (LikelihoodSpec, {"family": "gaussian", "scale": 0.0}, "scale"),

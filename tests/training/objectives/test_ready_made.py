@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 
 import training.config
+from model.priors import VampSettings
 from training.config import check, load
 from training.data.load import load_test, load_training, survey
 from training.objectives.settings import AutoencoderSettings, BetaTCSettings, ElboSettings, IwaeSettings
@@ -21,6 +22,13 @@ def test_the_importance_weighted_configurations_are_the_network_of_burda_under_a
         config = load(FOLDER / f"mnist-iwae-{samples}.toml")
         assert config.objective == IwaeSettings(kind="iwae", samples=samples)
         assert config == plain.model_copy(update={"name": config.name, "objective": config.objective})
+
+
+def test_the_vamp_configuration_is_the_network_of_burda_under_another_prior() -> None:
+    plain, config = load(FOLDER / "mnist-mlp.toml"), load(FOLDER / "mnist-vamp.toml")
+    assert config.model.prior == VampSettings(kind="vamp", components=500)
+    model = plain.model.model_copy(update={"prior": config.model.prior})
+    assert config == plain.model_copy(update={"name": config.name, "model": model})
 
 
 def test_the_static_configuration_reads_binary_images_that_are_divided_already(tmp_path: Path) -> None:
