@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from torch import Generator
 
 from model.bundle import prior as served
 from model.bundle.latents import prior_latents
+from model.bundle.manifest import LatentSpec, LikelihoodSpec, Manifest, PriorSpec, graph_signatures
 from model.bundle.measurements import Metrics
 from model.bundle.store import open_bundle
 from model.priors import Mixture
 from model.vae import VAE, Architecture
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights
 from tests.support.linear import LinearVAE
+from training import anatomy
 from training.ais import Initial, ais_images
 from training.config import RunConfig, load
 from training.data.dataset import Dataset
@@ -40,7 +43,9 @@ from training.objectives.elbo import FreeBits
 from training.objectives.iwae import Iwae
 from training.objectives.settings import Gradient
 from training.objectives.total_correlation import BetaTC
+from training.objectives.words import paragraph
 from training.optimization import build_optimizer
+from training.precision.lowering import lower
 from training.pseudo_inputs import first_pseudo_inputs
 from training.run import RunFolder
 from training.simulate import simulate
@@ -370,6 +375,36 @@ class TestServed:
         np.testing.assert_allclose(log_variance, wanted.log_variance, rtol=1e-5, atol=1e-5)
         prior = served.Mixture(mean, log_variance)
         assert prior.draw(3, seed=1).shape == (3, 3)
+
+    def test_what_a_card_says_of_it(self) -> None:
+        config = config_of(components=500)
+        assert anatomy.prior(config.model.prior, 3) == (
+            "VampPrior (Tomczak and Welling, 2018) over 3 dimensions: the mean of the posteriors of 500 learned images"
+        )
+        assert anatomy.prior_parameters(config.model.prior, config.image) == 500 * 64
+        assert anatomy.prior_parameters(digits_config().model.prior, config.image) == 0
+        assert "rate is KL(q(z|x) || p(z)) estimated from the same latent" in paragraph(
+            config.objective, closed_rate=False
+        )
+
+    def test_nothing_of_it_is_lowered_yet(self, finished: RunFolder) -> None:
+        """What is measured of a lowered bundle takes N(0, I) for granted."""
+        model, step = load_best(finished)
+        config = finished.config()
+        latent = LatentSpec(dim=3)
+        manifest = Manifest(
+            name="vamp",
+            version="1",
+            created=datetime(2025, 1, 1, tzinfo=UTC),
+            image=config.image,
+            latent=latent,
+            prior=PriorSpec(family="vamp", components=COMPONENTS),
+            likelihood=LikelihoodSpec(family="bernoulli"),
+            graphs=graph_signatures(config.image, latent),
+        )
+        images = load_training(config.data, config.image, seed=config.seed)
+        with pytest.raises(ExportError, match="float16 is measured under a standard normal prior"):
+            lower("float16", model, {}, manifest, *images, also=np.arange(2), seed=0, step=step)
 
     def test_of_the_standard_normal_there_are_none(self) -> None:
         config = digits_config()
