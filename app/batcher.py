@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from app.errors import NotReady, QueueTimeout
+from app.graphs import Packed
 from app.outputs import Gather, Outputs, Rows, Run, gathered
 from app.runners import Runners
 from model.bundle.errors import ModelFault
@@ -66,7 +67,7 @@ class Promise(Protocol):
 class _Job:
     """The rows of one request and how far they got."""
 
-    rows: Rows
+    rows: Rows | Packed
     future: Promise
     arrived: float
     asker: Asker
@@ -139,7 +140,7 @@ class Batcher:
             self._queue.clear()
             self._tell_loop(waiting)
 
-    def submit(self, rows: Rows, asker: Asker = Nobody()) -> "asyncio.Future[Outputs]":  # noqa: B008
+    def submit(self, rows: Rows | Packed, asker: Asker = Nobody()) -> "asyncio.Future[Outputs]":  # noqa: B008
         """Run ``rows`` (N, ...), N at least 1. What is cancelled is never computed if its turn has not come yet.
 
         Raises NotReady when the batcher is closed. The future has QueueTimeout when no row was taken within the
@@ -151,7 +152,7 @@ class Batcher:
         self.add(rows, asker, future)
         return future
 
-    def add(self, rows: Rows, asker: Asker, promise: Promise) -> None:
+    def add(self, rows: Rows | Packed, asker: Asker, promise: Promise) -> None:
         """`submit` with a promise of one's own, whose methods must not raise."""
         if self._closed or self._loop is None:
             raise _closed()

@@ -33,7 +33,7 @@ Schema = dict[str, Any]  # a JSON document, as FastAPI takes it
 
 TITLE = "latentserve"
 API_VERSION = "1.0.0"
-SUMMARY = "A variational autoencoder behind HTTP: encode, decode, reconstruct, sample, interpolate, traverse."
+SUMMARY = "A variational autoencoder behind HTTP: encode, decode, score, reconstruct, sample, interpolate, traverse."
 DESCRIPTION = """
 Arrays are channel-last: `[N,H,W]` or `[N,H,W,C]`, uint8 0..255 or floats in [0,1] (in JSON always [0,1]). Latents are
 `[N,D]` float32. `Accept` chooses the answer's type, `?format=` overrides it. Pictures are fitted to the model's size.
@@ -43,8 +43,8 @@ Errors are `application/problem+json` (RFC 9457).
 
 _BODIES = (schemas.ImagesBody, schemas.LatentsBody, schemas.InterpolateBody, schemas.TraverseBody)
 _ANSWERS = (
-    replies.EncodeAnswer, replies.PicturesAnswer, replies.ModelAnswer, replies.ModelsAnswer, replies.HealthAnswer,
-    Problem,
+    replies.EncodeAnswer, replies.ScoreAnswer, replies.PicturesAnswer, replies.ModelAnswer, replies.ModelsAnswer,
+    replies.HealthAnswer, Problem,
 )  # fmt: skip
 _RETRY_AFTER: Schema = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
 _BINARY: Schema = {"type": "string", "format": "binary"}

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from app.batcher import ON_THE_SPOT, ON_THE_SPOT_ALONE, Asker, Batcher
 from app.errors import ModelNotFound, NotReady, Overloaded, QueueTimeout
+from app.graphs import Packed, runs_of
 from app.ledger import Ledger
 from app.memory import trim
 from app.metrics import Metrics
-from app.outputs import Gather, Outputs, Rows, Run, gathered
+from app.outputs import Outputs, Rows
 from app.runners import Runners
 from app.settings import Settings
 from app.shelf import default_name, open_bundles, runs_at_a_time
 from app.tracing import spans
-from model.bundle.pixels import stack_for_network
+from model.bundle.manifest import Role
 from model.bundle.runtime import Bundle
 
 Array = NDArray[np.float32]
@@ -31,23 +32,19 @@ Stage = Literal["read", "latents", "write"]
 logger = logging.getLogger(__name__)
 
 
-_ROWS = {"encoder": "images", "decoder": "latents"}
+_ROWS: dict[Role, str] = {"encoder": "images", "decoder": "latents", "posterior": "draws", "likelihood": "latents"}
 
 
 class Model:
-    """A bundle behind two batchers, one a graph."""
+    """A bundle behind batchers, one a graph."""
 
     def __init__(self, bundle: Bundle, runners: Runners, settings: Settings, metrics: Metrics) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.label = f"{bundle.name}/{bundle.version}"
-        graphs: dict[str, tuple[Run, Gather]] = {
-            "encoder": (bundle.encode, stack_for_network),
-            "decoder": (lambda latents: (bundle.decode(latents),), gathered),
-        }
-        self.batchers: dict[str, Batcher] = {}
+        self.batchers: dict[Role, Batcher] = {}
         alone = runs_at_a_time(settings) == 1
-        for graph, (run, gather) in graphs.items():
+        for graph, (run, gather) in runs_of(bundle).items():
             on_wait, on_run = metrics.batch_observers(bundle.name, graph)
             self.batchers[graph] = Batcher(
                 run,
@@ -62,9 +59,8 @@ class Model:
             )
         self._span = spans(settings)
 
-    async def run(self, graph: str, rows: Rows, asker: Asker) -> Outputs:
-        """The graph's outputs for these rows; "encoder": (N, H, W, C), uint8 or float32 in [0, 1], -> mean (N, D),
-        log_variance (N, D); "decoder": float32 (N, D) -> (N, C, H, W) in [0, 1]. Raises as Batcher.submit does."""
+    async def run(self, graph: Role, rows: Rows | Packed, asker: Asker) -> Outputs:
+        """The graph's outputs for these rows, as `graphs.runs_of` says. Raises as Batcher.submit does."""
         with self._span(graph, **{_ROWS[graph]: len(rows)}):
             return await self.batchers[graph].submit(rows, asker)
 

@@ -18,17 +18,20 @@ from app.limits import check_count
 from app.negotiation import GIF, JPEG, JSON, MULTIPART, NPY, PNG, WEBP, ZIP, choose
 from app.pictures import Decode, Drawing, Interpolate, Reconstruct, Sample, Traverse
 from app.plans import Plan
-from app.posteriors import Encode
+from app.posteriors import Encode, EncodeByDraws
 from app.schemas import (
     DecodeQuery,
     EncodeQuery,
     InterpolateQuery,
     ReconstructQuery,
     SampleQuery,
+    ScoreQuery,
     TraverseQuery,
 )
+from app.scores import Score
 
 ENCODE_ANSWERS = (JSON, NPY)
+SCORE_ANSWERS = (JSON,)
 PICTURE_ANSWERS = (PNG, JSON, NPY, WEBP, JPEG, ZIP)
 FRAME_ANSWERS = (PNG, JSON, NPY, WEBP, JPEG, GIF, ZIP)
 INTERPOLATE_BODIES = (JSON, MULTIPART, NPY)
@@ -36,7 +39,11 @@ TRAVERSE_BODIES = (JSON,)
 
 
 def encode(call: Call) -> Plan:
-    """Images to posteriors: mean, log_variance, KL and, if asked for, samples."""
+    """Images to posteriors: mean, log_variance, KL and, if asked for, samples.
+
+    With a flow, mean and log_variance are of the Gaussian that it starts from, and `latent` is what stands for an
+    image. Where KL has no closed form (with a flow, or under a mixture) it is the mean over `kl_samples` draws.
+    """
     query = call.query(EncodeQuery)
     model = call.model(query.model)
     media = choose(call.accept, ENCODE_ANSWERS, query.format)
@@ -45,9 +52,11 @@ def encode(call: Call) -> Plan:
         raise Invalid.at("?output", "Chooses the array of an application/x-npy answer; JSON holds everything.")
     if query.output == "samples" and query.samples == 0:
         raise Invalid.at("?output", "Needs samples of at least 1.")
-    if query.seed is not None and query.samples == 0:
+    product = model.manifest.is_product
+    if query.seed is not None and query.samples == 0 and (product or media == NPY):
         raise Invalid.at("?seed", "Needs samples of at least 1: nothing else is drawn.")
-    return Encode(_reading(call, model, query.fit, IMAGE_BODIES), query, media)
+    plan = Encode if product else EncodeByDraws
+    return plan(_reading(call, model, query.fit, IMAGE_BODIES), query, media)
 
 
 def decode(call: Call) -> Plan:
@@ -57,8 +66,28 @@ def decode(call: Call) -> Plan:
     return Decode(drawing, media_type(call.content_type, LATENT_BODIES))
 
 
+def score(call: Call) -> Plan:
+    """Images to how well the model explains them, in nats: ELBO, importance-weighted likelihood, percentile.
+
+    `log_likelihood` is the bound L_k of Burda et al. (2015); `reliable` is false where one draw has more than half of
+    the weight. Where the model's pixels are binary, grey ones are drawn by the seed (dynamic) or cut at a half
+    (static), as in training. `percentile` is the share of validation images with a lower `elbo`. A Bernoulli of grey
+    pixels that training did not binarize has no likelihood: what needs one is null.
+    """
+    query = call.query(ScoreQuery)
+    model = call.model(query.model)
+    choose(call.accept, SCORE_ANSWERS, query.format)
+    limits = call.engine.settings
+    if query.k > limits.max_score_samples:
+        raise Invalid.at("?k", f"Must be at most {limits.max_score_samples}.")
+    if model.manifest.graphs.likelihood is None:
+        raise Invalid.at("?model", "This model cannot score: its bundle has no likelihood graph. Export it again.")
+    return Score(_reading(call, model, query.fit, IMAGE_BODIES), query)
+
+
 def reconstruct(call: Call) -> Plan:
-    """Images to their reconstructions: decode of the posterior's mean, or of a draw from it."""
+    """Images to their reconstructions: decode of what stands for an image (the posterior's mean, or
+    what a flow makes of it), or of a draw from the posterior."""
     query = call.query(ReconstructQuery)
     model = call.model(query.model)
     drawing = Drawing(call, model, query, PICTURE_ANSWERS)
@@ -76,7 +105,7 @@ def sample(call: Call) -> Plan:
 
 
 def interpolate_points(call: Call) -> Plan:
-    """Frames on the way from point to point, a point being a latent or a picture's mean."""
+    """Frames on the way from point to point, a point being a latent, or a picture and what stands for it."""
     query = call.query(InterpolateQuery)
     model = call.model(query.model)
     drawing = Drawing(call, model, query, FRAME_ANSWERS, frames=True, tell_latents=True)
@@ -100,6 +129,7 @@ def traverse_dimension(call: Call) -> Plan:
 OPERATIONS: Mapping[tuple[str, str], Operate] = {
     ("POST", "/encode"): encode,
     ("POST", "/decode"): decode,
+    ("POST", "/score"): score,
     ("POST", "/reconstruct"): reconstruct,
     ("GET", "/sample"): sample,
     ("POST", "/interpolate"): interpolate_points,

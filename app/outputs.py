@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Rows = NDArray[np.float32] | NDArray[np.uint8]
-Run = Callable[[Array], tuple[Array, ...]]
+Run = Callable[[Array], Sequence[Array]]
 Gather = Callable[[Sequence[Rows]], Array]
 Derived = TypeVar("Derived", bound=np.generic)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from app.answers import LIGHT_NUMBERS, LIGHT_PIXELS, Answer, answer, fits, json_body, npy_body, picture_body, png_texts
 from app.decimals import unit_json
+from app.draws import centers, drawn
 from app.engine import Model, Stage
 from app.errors import Invalid
 from app.exchange import Call
@@ -18,10 +19,10 @@ from app.naming import named, seed_header, seed_of
 from app.negotiation import JSON, NPY, PNG, ZIP, choose
 from app.outputs import Outputs, Rows
 from app.plans import Given, Plan, Stages
-from app.posteriors import draw
 from app.schemas import InterpolateQuery, PictureQuery, SampleQuery
 from app.walks import check_segments, read_points, read_traverse
 from model.bundle.latents import interpolate
+from model.bundle.manifest import Role
 from model.bundle.pixels import from_network, to_uint8
 
 Array = NDArray[np.float32]
@@ -85,7 +86,7 @@ class Drawing:
 class Draw(Stages):
     """Latents of some origin, decoded and drawn."""
 
-    def __init__(self, drawing: Drawing, *graphs: str, express: bool = True) -> None:
+    def __init__(self, drawing: Drawing, *graphs: Role, express: bool = True) -> None:
         super().__init__(drawing.model, *graphs, express=express)
         self.drawing, self.limits = drawing, drawing.limits
         self.dim = drawing.model.manifest.latent.dim
@@ -118,10 +119,11 @@ class Decode(Draw):
 
 
 class Reconstruct(Draw):
-    """The mean of each picture's posterior, or a draw from it."""
+    """What stands for each picture, or a draw from its posterior."""
 
     def __init__(self, drawing: Drawing, reading: Reading, *, sample: bool, seed: int | None) -> None:
-        super().__init__(drawing, "encoder", "decoder", express=not sample)
+        self._direct = not sample and drawing.model.manifest.posterior.is_diagonal
+        super().__init__(drawing, "encoder", "decoder", express=self._direct)
         self._reading, self._sample, self._seed = reading, sample, seed
 
     def at_once(self, body: bytes) -> Given | None:
@@ -135,10 +137,12 @@ class Reconstruct(Draw):
         return self.given(images, seed_of(self._seed) if self._sample else None)
 
     async def compute(self, call: Call, given: Given) -> Outputs:
-        if given.seed is None:
+        if self._direct:  # the mean, which is the encoder's first output
             return await super().compute(call, given)
-        mean, log_variance = await self.model.run("encoder", given.rows, call)
-        latents = await call.codec("latents", partial(draw, mean, log_variance, 1, given.seed), light=False)
+        encoded = await self.model.run("encoder", given.rows, call)
+        if given.seed is None:
+            return await self.model.run("decoder", await centers(self.model, encoded, call), call)
+        latents, _ = await drawn(self.model, encoded, 1, given.seed, call)
         return await self.model.run("decoder", latents[:, 0], call)
 
 
@@ -172,7 +176,7 @@ class Traverse(Draw):
 
 
 class Interpolate(Plan):
-    """Frames from point to point: a body has latents, or pictures whose means they become, or both."""
+    """Frames from point to point: a body has latents, or pictures and what stands for them, or both."""
 
     def __init__(self, drawing: Drawing, reading: Reading, query: InterpolateQuery) -> None:
         self._drawing, self._reading, self._model = drawing, reading, drawing.model
@@ -187,13 +191,13 @@ class Interpolate(Plan):
             points = await call.codec("read", read, light=False)
             steps, path, latents = points.steps, points.path, points.latents
             if len(points.images):
-                latents[points.where] = (await self._model.run("encoder", points.images, call))[0]
+                latents[points.where] = await self._encode(points.images, call)
         else:
             images = call.do("read", partial(self._reading.at_once, body))
             if images is None:
                 images = await call.codec("read", partial(self._reading.read, body), light=False)
             check_segments(limits, len(images), steps, "?steps")
-            latents = (await self._model.run("encoder", images, call))[0]
+            latents = await self._encode(images, call)
         make = partial(interpolate, latents, steps, path)
         frames = await call.codec("latents", make, light=len(latents) * steps * latents.shape[1] <= LIGHT_NUMBERS)
         if not np.isfinite(frames).all():
@@ -202,6 +206,9 @@ class Interpolate(Plan):
         pictures = await self._model.run("decoder", frames, call)
         write = partial(self._drawing.write, Given(frames), pictures)
         return await call.codec("write", write, light=self._drawing.is_light(len(frames)))
+
+    async def _encode(self, images: Rows, call: Call) -> Array:
+        return await centers(self._model, await self._model.run("encoder", images, call), call)
 
 
 def _levels(images: Array) -> NDArray[np.uint8]:

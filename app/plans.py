@@ -15,6 +15,7 @@ from app.answers import Answer
 from app.engine import Model, Stage
 from app.exchange import Call
 from app.outputs import Outputs, Rows
+from model.bundle.manifest import Role
 
 
 class Given(NamedTuple):
@@ -41,7 +42,7 @@ class Stages(Plan):
     first: ClassVar[Stage] = "read"
     """What the first stage is counted as."""
 
-    def __init__(self, model: Model, *graphs: str, express: bool = True) -> None:
+    def __init__(self, model: Model, *graphs: Role, express: bool = True) -> None:
         self.model, self.graphs, self.express = model, graphs, express
 
     @abstractmethod

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, PosteriorSpec
+from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, PosteriorFamily, PosteriorSpec, PriorSpec
 from model.bundle.measurements import Metrics
 
 Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
@@ -23,15 +23,38 @@ class _Operated(_Answer):
 class EncodedImage(_Answer):
     mean: Vector
     log_variance: Vector
-    kl: float = Field(description="KL divergence of the posterior from the standard normal prior, in nats.")
+    kl: float = Field(description="KL divergence of the posterior from the prior, in nats.")
+    latent: Vector | None = Field(None, description="With a flow: what stands for the image.")
     samples: list[Vector] | None = Field(None, description="The drawn latents [K][D], if any were asked for.")
+
+
+class PosteriorAnswer(_Answer):
+    family: PosteriorFamily
 
 
 class EncodeAnswer(_Operated):
     latent_dim: int = Field(description="D, the number of latent dimensions.")
-    posterior: PosteriorSpec = Field(description="What mean and log_variance are the parameters of.")
+    posterior: PosteriorAnswer = Field(description="What mean and log_variance are the parameters of.")
+    kl_samples: int | None = Field(None, description="Draws of which kl is the mean; absent: it is exact.")
     latents: list[EncodedImage] = Field(description="One entry an image, in order.")
     seed: int | None = Field(None, description="The seed used, if noise was drawn.")
+
+
+class ScoredImage(_Answer):
+    elbo: float = Field(description="-(kl + distortion), in nats: in expectation at most log p(x).")
+    log_likelihood: float | None = Field(description="The importance-weighted bound L_k, in nats; null: there is none.")
+    effective_sample_size: float | None = Field(description="Of the k importance weights, between 1 and k.")
+    reliable: bool | None = Field(description="Whether log_likelihood rests on more than one of the draws.")
+    kl: float = Field(description="KL divergence of the posterior from the prior, in nats.")
+    distortion: float = Field(description="-log p(x|z), the mean over the draws, in nats.")
+    bits_per_dim: float | None = Field(None, description="-log2 of the likelihood a number, where pixels are discrete.")
+    percentile: float | None = Field(description="Percentage of the validation images whose elbo is lower.")
+
+
+class ScoreAnswer(_Operated):
+    k: int = Field(description="Draws from the posterior of each image.")
+    scores: list[ScoredImage] = Field(description="One entry an image, in order.")
+    seed: int = Field(description="The seed used.")
 
 
 class PicturesAnswer(_Operated):
@@ -55,7 +78,9 @@ class ModelAnswer(_Answer):
     image: ImageSpec
     latent: LatentSpec
     posterior: PosteriorSpec
+    prior: PriorSpec
     likelihood: LikelihoodSpec
+    scores: bool = Field(description="Whether /score answers for it.")
     metrics: Metrics | None = Field(description="What was measured, with its protocol; null if nothing was.")
 
 

@@ -17,7 +17,7 @@ from app.metrics import CONTENT_TYPE
 from app.negotiation import JSON, choose
 from app.notes import note_of
 from app.probes import PROBES
-from app.replies import EncodeAnswer, HealthAnswer, ModelAnswer, ModelsAnswer, PicturesAnswer
+from app.replies import EncodeAnswer, HealthAnswer, ModelAnswer, ModelsAnswer, PicturesAnswer, ScoreAnswer
 from app.schemas import (
     DecodeQuery,
     EncodeQuery,
@@ -27,6 +27,7 @@ from app.schemas import (
     LatentsBody,
     ReconstructQuery,
     SampleQuery,
+    ScoreQuery,
     TraverseBody,
     TraverseQuery,
 )
@@ -39,6 +40,10 @@ DOCUMENTED = (
     Operation(
         "POST", "/encode", "Encode images into latents",
         EncodeQuery, IMAGE_BODIES, ImagesBody, operations.ENCODE_ANSWERS, EncodeAnswer,
+    ),
+    Operation(
+        "POST", "/score", "Score how well the model explains images",
+        ScoreQuery, IMAGE_BODIES, ImagesBody, operations.SCORE_ANSWERS, ScoreAnswer, noisy=True,
     ),
     Operation(
         "POST", "/decode", "Decode latents into pictures",
@@ -170,6 +175,8 @@ def _about(model: Model) -> ModelAnswer:
         image=manifest.image,
         latent=manifest.latent,
         posterior=manifest.posterior,
+        prior=manifest.prior,
+        scores=manifest.graphs.likelihood is not None,
         likelihood=manifest.likelihood,
         metrics=manifest.metrics,
     )

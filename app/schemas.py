@@ -29,11 +29,19 @@ class EncodeQuery(Query):
     format: Literal["json", "npy"] | None = Field(None, description="Answer type, overriding Accept.")
     samples: int = Field(0, ge=0, description="Latents to draw from the posterior of each image.")
     seed: Seed = None
-    output: Literal["mean", "log_variance", "posterior", "samples"] | None = Field(
+    output: Literal["mean", "log_variance", "posterior", "latent", "samples"] | None = Field(
         None,
         description="What an application/x-npy answer holds: mean [N,D] (default), log_variance [N,D], posterior "
-        "[N,2,D] (mean, log_variance) or samples [N,K,D].",
+        "[N,2,D] (mean, log_variance), latent [N,D] (what stands for an image: the mean, or what a flow makes of it) "
+        "or samples [N,K,D].",
     )
+    fit: Literal["model", "error"] = Field("model", description="error refuses pictures that would be resized.")
+
+
+class ScoreQuery(Query):
+    format: Literal["json"] | None = Field(None, description="Answer type, overriding Accept.")
+    k: int = Field(64, ge=1, description="Latents to draw from the posterior of each image.")
+    seed: Seed = None
     fit: Literal["model", "error"] = Field("model", description="error refuses pictures that would be resized.")
 
 

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Largest request body in bytes; larger gets 413.")
     max_items: int = Field(256, ge=1, le=65536, description="Most images or latents in a request; more get 422.")
     max_count: int = Field(256, ge=1, le=65536, description="Largest n, samples, and steps x segments; more get 422.")
+    max_score_samples: int = Field(1024, ge=1, le=65536, description="Largest k of /score; more get 422.")
+    max_score_draws: int = Field(
+        2**14, ge=1, le=2**24, description="Most latents that a /score request draws, k for each image; more get 422."
+    )
     max_pixels: int = Field(16_800_000, ge=1, description="Most pixels of one picture, by its header; more get 413.")
     max_total_pixels: int = Field(2**27, ge=1, description="Most pixels of a request's pictures in all; more get 413.")
     max_json_depth: int = Field(32, ge=3, le=512, description="Deepest nesting of a JSON body; deeper gets 400.")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def test_refusals_name_their_route_and_their_reason(run: Run, tiny: Path) -> Non
             decoder = engine_of(client).models["tiny"].batchers["decoder"]
             compute = decoder._run
 
-            def slowly(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+            def slowly(rows: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
                 time.sleep(0.3)
                 return compute(rows)
 

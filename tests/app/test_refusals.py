@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
 from app.engine import Engine
+from model.bundle.manifest import Role
 from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running, un_npy
 
 Run = Callable[[Coroutine[object, object, None]], None]
@@ -22,12 +23,12 @@ JSON = {"content-type": "application/json"}
 PNG = {"content-type": "image/png"}
 
 
-def hold(engine: Engine, graph: str) -> tuple[threading.Semaphore, threading.Event, list[int]]:
+def hold(engine: Engine, graph: Role) -> tuple[threading.Semaphore, threading.Event, list[int]]:
     """Hold a graph in the middle of its runs: a semaphore for each that began, the gate, and the rows of each."""
     batcher = engine.models["tiny"].batchers[graph]
     run, entered, gate, sizes = batcher._run, threading.Semaphore(0), threading.Event(), []
 
-    def held(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    def held(rows: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         sizes.append(len(rows))
         entered.release()
         assert gate.wait(30)
