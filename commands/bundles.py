@@ -13,6 +13,7 @@ from commands.shared import Model, Output, Provider, opened, progress
 from model.bundle import offline
 from model.bundle.latents import MAX_SEED, interpolate
 from model.bundle.runtime import Bundle
+from model.bundle.scored import check_scoring, save_scores, score_pictures
 
 
 def _decode(bundle: Bundle, latents: NDArray[np.float32], output: Path, **layout: int) -> None:
@@ -37,6 +38,28 @@ def encode(
         encoding = offline.encode_pictures(bundle, offline.read_sources(sources), progress=advance, skip=tell)
     offline.save_encoding(output, encoding)
     typer.echo(f"{output}: {len(encoding.names)} of {total} pictures by {bundle.name}/{bundle.version}")
+
+
+def score(
+    sources: Annotated[list[Path], typer.Argument(exists=True, help="Folders, zips or files of pictures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .csv file, a row for each picture.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=5000, help="Draws from the posterior of each.")] = 64,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same scores.")] = None,
+    model: Model = PRETRAINED,
+    provider: Provider = "cpu",
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out unreadable pictures, and name them.")] = False,
+) -> None:
+    """Score how well a model explains pictures. ELBO, likelihood, percentile."""
+    bundle = opened(model, provider)
+    check_scoring(bundle, output)
+    total = offline.count_pictures(sources)
+    seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
+    tell = (lambda error: typer.echo(f"vae: skipped {error}", err=True)) if skip else None
+    with progress("scoring", total) as advance:
+        sent = offline.read_sources(sources)
+        pictures = offline.fitted_pictures(bundle.manifest.image, sent, progress=advance, skip=tell)
+        count = save_scores(bundle, output, score_pictures(bundle, pictures, k, seed=seed))
+    typer.echo(f"{output}: {count} of {total} pictures by {bundle.name}/{bundle.version}, k = {k}, seed {seed}")
 
 
 def decode(

@@ -181,6 +181,16 @@ def test_there_and_back(run: Vae, tiny: Path, tmp_path: Path) -> None:
         assert list(saved["names"]) == [f"{number:05}.png" for number in range(5)]
 
 
+def test_pictures_are_scored_by_a_seed(run: Vae, tmp_path: Path) -> None:
+    scoring = write_tiny_bundle(tmp_path / "scoring", scores=True)
+    assert run("sample", "-n", 3, "--seed", 7, "--model", scoring, "-o", "drawn").code == 0
+    outcome = run("score", "drawn", "--model", scoring, "-o", "scores.csv", "-k", 8, "--seed", 5)
+    assert outcome.out == "scores.csv: 3 of 3 pictures by tiny/1, k = 8, seed 5\n"
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["name", "00000.png", "00001.png", "00002.png"]
+    assert run("score", "drawn", "--model", scoring, "-o", "scores.npz").code == 2
+
+
 def test_a_seed_draws_what_a_server_draws(run: Vae, tiny: Path, tmp_path: Path) -> None:
     outcome = run("sample", "-n", 3, "--seed", 7, "--temperature", 0.5, "--model", tiny, "-o", "array.npy")
     assert outcome.out.splitlines() == ["array.npy: 3 pictures by tiny/1", "seed 7"]

@@ -70,29 +70,28 @@ def read_sources(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             yield (name if len(sources) == 1 else f"{path.as_posix()}/{name}"), data
 
 
-def encode_pictures(
-    bundle: Bundle,
+def fitted_pictures(
+    spec: ImageSpec,
     pictures: Iterator[tuple[str, bytes]],
     *,
     progress: Progress | None = None,
     skip: Callable[[PictureError], None] | None = None,
-) -> Encoding:
-    """The posterior of every picture, fitted to the model as a server would.
+) -> Iterator[tuple[list[str], Bytes]]:
+    """Names and images uint8 (N, H, W, C), fitted to the model as a server would, some dozens at a time, N at least 1.
 
-    Raises PictureError with the name of a picture that cannot be read, or tells `skip` and leaves it out; ModelFault.
+    Raises PictureError with the name of a picture that cannot be read, or tells `skip` and leaves it out.
     """
 
     def fit(item: tuple[str, bytes]) -> Bytes | PictureError:
         name, data = item
         try:
-            return fit_picture(read_picture(data, max_pixels=MAX_PIXELS), bundle.manifest.image)
+            return fit_picture(read_picture(data, max_pixels=MAX_PIXELS), spec)
         except PictureError as error:
             return type(error)(f"{name}: {error}")
 
-    nothing = np.empty((0, bundle.manifest.latent.dim), np.float32)
-    means, log_variances, latents, names = [nothing], [nothing], [nothing], list[str]()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as executor:
         while chunk := list(islice(pictures, _BATCH)):
+            names: list[str] = []
             images: list[Bytes] = []
             for (name, _), fitted in zip(chunk, executor.map(fit, chunk), strict=True):
                 if not isinstance(fitted, PictureError):
@@ -103,12 +102,27 @@ def encode_pictures(
                 else:
                     skip(fitted)
             if images:
-                posterior = bundle.encode_all(to_network(np.stack(images)), batch_size=_BATCH)
-                means.append(posterior.mean)
-                log_variances.append(posterior.log_variance)
-                latents.append(bundle.center(posterior))
+                yield names, np.stack(images)
             if progress is not None:
                 progress(len(chunk))
+
+
+def encode_pictures(
+    bundle: Bundle,
+    pictures: Iterator[tuple[str, bytes]],
+    *,
+    progress: Progress | None = None,
+    skip: Callable[[PictureError], None] | None = None,
+) -> Encoding:
+    """The posterior of every picture. Raises PictureError as `fitted_pictures` does, and ModelFault."""
+    nothing = np.empty((0, bundle.manifest.latent.dim), np.float32)
+    means, log_variances, latents, names = [nothing], [nothing], [nothing], list[str]()
+    for some, images in fitted_pictures(bundle.manifest.image, pictures, progress=progress, skip=skip):
+        posterior = bundle.encode_all(to_network(images), batch_size=_BATCH)
+        means.append(posterior.mean)
+        log_variances.append(posterior.log_variance)
+        latents.append(bundle.center(posterior))
+        names += some
     return Encoding(np.concatenate(means), np.concatenate(log_variances), np.concatenate(latents), tuple(names))
 
 

@@ -112,9 +112,11 @@ def score_images(
     k: int,
     *,
     seed: int,
+    first: int = 0,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Scores:
-    """Score images (N, H, W, C) as `POST /score` does; ``progress`` hears of each that is done.
+    """Score images (N, H, W, C) as `POST /score` does; ``progress`` hears of each that is done. Row 0 is image
+    ``first`` of the seed.
 
     Raises ValueError for a bundle without a likelihood graph, ModelFault where a graph fails or gives NaN or infinity.
     """
@@ -122,7 +124,7 @@ def score_images(
         raise ValueError(f"{bundle.name}/{bundle.version} has no likelihood graph")
     parts = []
     for index in range(len(images)):
-        parts.append(_score(bundle, images[index : index + 1], k, seed, index))
+        parts.append(_score(bundle, images[index : index + 1], k, seed, first + index))
         progress(1)
     return Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

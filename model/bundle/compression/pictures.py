@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle.errors import CompressedError, OfflineError, PictureError
+from model.bundle.latents import binary_draws
 from model.bundle.manifest import ImageSpec
 from model.bundle.offline import MAX_PIXELS, count_pictures, read_sources
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_unit
@@ -19,7 +20,6 @@ from model.bundle.pixels import fit_array, fit_picture, read_picture, to_unit
 Bytes = NDArray[np.uint8]
 Binarize = Literal["threshold", "sample"]
 
-_SAMPLING_STREAM = 1 << 32  # of Philox: the first picture's, apart from those of `latents`
 _ROWS = 64
 
 
@@ -49,8 +49,8 @@ def binary_pictures(
         elif binarize == "threshold":
             yield np.where(picture > 127, np.uint8(255), np.uint8(0))
         else:
-            noise = np.random.Generator(np.random.Philox(key=seed + ((_SAMPLING_STREAM + number) << 64)))
-            yield np.where(noise.random(picture.shape) < to_unit(picture), np.uint8(255), np.uint8(0))
+            drawn = binary_draws(to_unit(picture)[None], seed=seed, first=number)[0]
+            yield np.where(drawn > 0, np.uint8(255), np.uint8(0))
 
 
 def _fitted(sources: Sequence[Path], spec: ImageSpec, *, refuse: bool) -> Iterator[tuple[str, Bytes]]:
