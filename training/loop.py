@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.vae import VAE
 from training.checkpoint import Progress, Trainee, save_checkpoint
@@ -166,19 +166,23 @@ class Loop:
         )
         torch.autograd.backward(loss.objective)
         loss = self._in_all(loss)
-        norm = clip_grad_norm_(self.trainee.model.parameters(), optimization.gradient_clip or math.inf)
+        norm = get_total_norm(self._gradients())
+        if optimization.gradient_clip is not None:
+            clip_grads_with_norm_(self.trainee.model.parameters(), optimization.gradient_clip, norm)
         self.trainee.optimizer.step()
         self.trainee.average.update_parameters(self.trainee.model)
         progress.step += 1
         self._recent.add(loss, norm, rate, len(images))
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.trainee.model.parameters() if parameter.grad is not None]
 
     def _in_all(self, loss: Loss) -> Loss:
         """The loss of the whole batch, of which this process had its share; its gradients become those of that, too."""
         if self._world.size == 1:
             return loss
         told = torch.stack([value.detach() for value in (loss.objective, *loss.parts.values())])
-        gradients = (parameter.grad for parameter in self.trainee.model.parameters())
-        self._world.average([told, *(gradient for gradient in gradients if gradient is not None)])
+        self._world.average([told, *self._gradients()])
         return Loss(told[0], dict(zip(loss.parts, told[1:], strict=True)))
 
     def _log(self) -> None:
