@@ -148,7 +148,6 @@ class Loop:
         rate = learning_rate(optimization, progress.step, self.plan.total_steps)
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
-        self.trainee.optimizer.zero_grad(set_to_none=True)
         loss = training_loss(
             self.trainee.model,
             images,
@@ -164,6 +163,8 @@ class Loop:
             ),
             rows=self._world.rows(len(images)),
         )
+        # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
+        self.trainee.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss.objective)
         loss = self._in_all(loss)
         norm = get_total_norm(self._gradients())
