@@ -8,10 +8,10 @@ ARGS ?=
 DEV := .venv-dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train evaluate figures export dev test test-docker bench check format openapi docs lock clean
+.PHONY: help serve train evaluate figures export dev test test-docker bench bench-training check format openapi docs lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 serve: .venv/.installed ## serve the bundle that ships on http://127.0.0.1:8000
 	.venv/bin/vae serve $(ARGS)
@@ -38,6 +38,9 @@ test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image
 
 bench: .venv-dev/.installed ## measure the server beside other model servers and the limits of the machine
 	$(DEV)/python -m benchmarks.serving $(ARGS)
+
+bench-training: .venv-dev/.installed ## measure the training loop beside pythae's trainer
+	$(DEV)/python -m benchmarks.training $(ARGS)
 
 check: .venv-dev/.installed ## lint, formatting, types and import arrows
 	$(DEV)/ruff check

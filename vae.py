@@ -89,3 +89,6 @@ cli.command()(compression.decompress)
 of_bundles = typer.Typer(help="Look after bundles.", no_args_is_help=True, rich_markup_mode=None)
 of_bundles.command()(bundles.verify)
 cli.add_typer(of_bundles, name="bundle")
+
+if __name__ == "__main__":
+    main()

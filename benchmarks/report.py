@@ -104,7 +104,7 @@ def _standings(results: Results) -> str:
             memory = [f"{statistics.median(getattr(one, field) for one in standing.memory):.0f}" for field in fields]
         lines.append([name, standing.role, versions, _plain(standing.note), cold, *memory])
     head = ["contender", "role", "versions", "how", "cold start, s", "PSS, MiB", "RSS, MiB", "peak, MiB", "processes"]
-    return _table(head, lines) + (
+    return as_table(head, lines) + (
         f"\n\n{ROLES}\n\n"
         "Cold start: from exec to the first right answer. Memory is that of all processes together, at rest after the "
         "first answers; PSS counts a shared page once, RSS in each process; the peak is each process's own, added."
@@ -137,7 +137,7 @@ def _goals(results: Results) -> str:
             lines.append([f"{name} / {other}: median row (least, most)", shown, "", ""])
     if not lines:
         return "Nothing to compare."
-    return _table(["what", "value", "goal", "met"], lines) + (
+    return as_table(["what", "value", "goal", "met"], lines) + (
         f"\n\nLines without a goal are for information. Where the graphs alone are less than {EACH_ROW:g} times the "
         "best peer, no server can reach the goal of that row."
     )
@@ -194,7 +194,7 @@ def _ratios(results: Results, table: str) -> str:
     rates = {operation: results.limit(table, operation) for operation in ("encode", "decode")}
     alone = [f"{operation} {_number(rate)}" for operation, rate in rates.items() if rate]
     tail = f"\n\nThe graphs alone, images a second: {', '.join(alone)}." if alone else ""
-    return _table(head, lines) + tail
+    return as_table(head, lines) + tail
 
 
 def _cells(results: Results, table: str, show: Callable[[Cell], str]) -> str:
@@ -207,7 +207,7 @@ def _cells(results: Results, table: str, show: Callable[[Cell], str]) -> str:
             cell = cells.get(name)
             line.append("—" if cell is None else show(cell) if cell.valid else "FAILED")
         lines.append(line)
-    return _table(["row", *names], lines)
+    return as_table(["row", *names], lines)
 
 
 def _growth(growth: Sequence[Growth]) -> str:
@@ -215,7 +215,7 @@ def _growth(growth: Sequence[Growth]) -> str:
     for line in growth:
         value = "FAILED" if line.failure else _number(line.value)
         lines.append([line.table, line.contender, line.line, value, _plain(line.failure or line.note)])
-    return _table(["table", "contender", "line", "value", "note"], lines)
+    return as_table(["table", "contender", "line", "value", "note"], lines)
 
 
 def _failures(failures: Sequence[tuple[str, str, str, str]]) -> str:
@@ -230,7 +230,8 @@ def _in_order(rows: dict[str, dict[str, Cell]]) -> Iterable[tuple[str, dict[str,
     return ((name, rows[name]) for name in ORDER if name in rows)
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column is of words, the others are of numbers."""
     shown = [head, ["---", *["---:" if i else "---" for i in range(1, len(head))]], *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in shown)
 

@@ -1,5 +1,6 @@
 """Commands that train, measure, export and draw. `training` is imported inside them: a server needs no torch."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,17 +65,23 @@ def train(
     ] = None,
     version: Annotated[str | None, typer.Option(help="Of the bundle; with --publish.", show_default="1")] = None,
 ) -> None:
-    """Train a model. Ctrl-C stops after writing a checkpoint."""
+    """Train a model. Ctrl-C stops after writing a checkpoint. Under torchrun, processes share each batch."""
     if version is not None and publish is None:
         raise typer.BadParameter("is of the bundle that --publish makes: give both", param_hint="--version")
     with _torch() as console:
+        from training.distributed import World
         from training.launch import Publication, explain, launch, resolve
 
+        world = World.of(os.environ)
         resolved, folder = resolve(config, settings or [], run)
         if dry_run:
-            typer.echo(resolved.model_dump_json(indent=2))
-            explain(resolved, Console(stderr=True))  # what is on stdout is a configuration
-        elif not launch(resolved, folder, Publication(publish, version), data_dir, resume=resume, console=console):
+            world.check(resolved)
+            if world.leads:
+                typer.echo(resolved.model_dump_json(indent=2))
+                explain(resolved, Console(stderr=True))  # what is on stdout is a configuration
+            return
+        bundle = Publication(publish, version)
+        if not launch(resolved, folder, bundle, data_dir, resume=resume, console=console, world=world):
             raise typer.Exit(INTERRUPTED)
 
 

@@ -8,6 +8,7 @@
     ├── CheckpointError    a checkpoint that is missing, damaged or of another run
     ├── NonFiniteLoss      the loss became NaN or infinite
     ├── NonFiniteMetric    what was measured is NaN or infinite
+    ├── ProcessLost        another process of the run is gone
     └── ExportError        the exported graphs and the trained model disagree
 """
 
@@ -34,6 +35,10 @@ class NonFiniteLoss(TrainingError):
 
 class NonFiniteMetric(TrainingError):
     """What was measured of a test image is NaN or infinite: nothing is written."""
+
+
+class ProcessLost(TrainingError):
+    """Another process of the run is gone: none can go on, and the last checkpoint stays."""
 
 
 class ExportError(TrainingError):

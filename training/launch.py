@@ -10,6 +10,8 @@ from rich.console import Console
 from model.bundle.files import expand_home
 from training import configs
 from training.config import CONFIG_FILE, RunConfig, load
+from training.distributed import ALONE, World
+from training.errors import TrainingError
 from training.lint import lint
 from training.publish import check_publication, publish_run
 from training.run import RunFolder
@@ -63,8 +65,11 @@ def launch(
     *,
     resume: bool,
     console: Console,
+    world: World = ALONE,
 ) -> bool:
     """Train, publish where that is wished, and say what to type next.
+
+    The processes of ``world`` train together; the first goes on alone.
 
     Returns:
         True when all is done, False when training was interrupted.
@@ -73,13 +78,19 @@ def launch(
         TrainingError: as ``train`` and ``publish_run`` do.
     """
     folder, data_dir = expand_home(folder), data_dir and expand_home(data_dir)
+    if not world.leads:
+        quiet = Console(quiet=True)
+        try:
+            return train(config, folder, data_dir=data_dir, resume=resume, console=quiet, world=world)
+        except TrainingError as error:
+            raise type(error)(world.named(str(error))) from error
     data: Words = [] if data_dir is None else ["--data-dir", data_dir]
     go_on = _command("train", folder, "--resume", *data, *bundle.options())
     destination = None if bundle.folder is None else expand_home(bundle.folder) / config.name
     of_bundle = "1" if bundle.version is None else bundle.version
     if destination is not None:
         check_publication(config, destination, of_bundle)
-    if not train(config, folder, data_dir=data_dir, resume=resume, console=console):
+    if not train(config, folder, data_dir=data_dir, resume=resume, console=console, world=world):
         say(console, f"go on with: {go_on}")
         return False
     if destination is None:

@@ -4,17 +4,19 @@ else."""
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.vae import VAE
 from training.checkpoint import Progress, Trainee, save_checkpoint
 from training.config import RunConfig
+from training.distributed import ALONE, World
 from training.errors import DataError, NonFiniteLoss
 from training.feed import Feed
 from training.interruption import Interruption
@@ -98,6 +100,7 @@ class Loop:
         *,
         autocast: bool,
         observers: list[Observer],
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.run = run
@@ -107,19 +110,21 @@ class Loop:
         self._autocast = autocast
         self._judged = judged(config.objective)
         self._observers = observers
+        self._world = world
         self._recent = _Recent()
 
     def train(self, interruption: Interruption) -> None:
-        """Go from the trainee's step to the end.
+        """Go from the trainee's step to the end; all processes of the world do, and one that is interrupted stops all.
 
         Raises:
             NonFiniteLoss: the loss or its gradient became NaN or infinite; the last good checkpoint stays.
+            ProcessLost: another process is gone.
         """
         progress, schedule = self.trainee.progress, self.config.schedule
         # A short run has a curve too.
         log_every = min(schedule.log_every, self.plan.steps_per_epoch)
         order = self._order(progress.step)
-        stopping = interruption.requested
+        stopping = self._world.any(interruption.requested)
         while not progress.finished and not stopping:
             self._step(order)
             if progress.step % log_every == 0:
@@ -129,10 +134,14 @@ class Loop:
                 order = self._order(progress.step)
                 validated = self._end_epoch(progress.step // self.plan.steps_per_epoch)
             # Looked at once a step: a signal between two looks would end the run without a checkpoint of this step.
-            stopping = interruption.requested
+            stopping = self._world.any(interruption.requested)
             if validated or progress.step % schedule.checkpoint_every == 0 or stopping:
                 self._recent.check(progress.step)
-                save_checkpoint(self.run.last, self.trainee)
+                self._save(self.run.last)
+
+    def _save(self, path: Path) -> None:
+        if self._world.leads:
+            save_checkpoint(path, self.trainee)
 
     def _order(self, step: int) -> Tensor:
         """The permutation of the epoch that ``step`` is in: a function of the seed and the epoch, so resuming inside an
@@ -148,7 +157,6 @@ class Loop:
         rate = learning_rate(optimization, progress.step, self.plan.total_steps)
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
-        self.trainee.optimizer.zero_grad(set_to_none=True)
         loss = training_loss(
             self.trainee.model,
             images,
@@ -162,13 +170,30 @@ class Loop:
                 steps_per_epoch=self.plan.steps_per_epoch,
                 images=len(self.training),
             ),
+            rows=self._world.rows(len(images)),
         )
+        # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
+        self.trainee.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss.objective)
-        norm = clip_grad_norm_(self.trainee.model.parameters(), optimization.gradient_clip or math.inf)
+        loss = self._in_all(loss)
+        norm = get_total_norm(self._gradients())
+        if optimization.gradient_clip is not None:
+            clip_grads_with_norm_(self.trainee.model.parameters(), optimization.gradient_clip, norm)
         self.trainee.optimizer.step()
         self.trainee.average.update_parameters(self.trainee.model)
         progress.step += 1
         self._recent.add(loss, norm, rate, len(images))
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.trainee.model.parameters() if parameter.grad is not None]
+
+    def _in_all(self, loss: Loss) -> Loss:
+        """The loss of the whole batch, of which this process had its share; its gradients become those of that, too."""
+        if self._world.size == 1:
+            return loss
+        told = torch.stack([value.detach() for value in (loss.objective, *loss.parts.values())])
+        self._world.average([told, *self._gradients()])
+        return Loss(told[0], dict(zip(loss.parts, told[1:], strict=True)))
 
     def _log(self) -> None:
         self._recent.check(self.trainee.progress.step)
@@ -204,6 +229,7 @@ class Loop:
             generator,
             autocast=self._autocast,
             objective=self._judged,
+            world=self._world,
         )
 
     def _judge(self, criterion: float) -> None:
@@ -214,7 +240,7 @@ class Loop:
         if progress.best_negative_elbo is None or criterion < progress.best_negative_elbo:
             progress.best_negative_elbo, progress.best_step = criterion, progress.step
             progress.validations_without_improvement = 0
-            save_checkpoint(self.run.best, self.trainee)
+            self._save(self.run.best)
             return
         progress.validations_without_improvement += 1
         if patience is not None and progress.validations_without_improvement >= patience:

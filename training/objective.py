@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from model.vae import VAE
+from training.distributed import ALONE, World
+from training.noise import Shared
 from training.objectives.elbo import UNWEIGHTED
 from training.objectives.loss import Loss, Objective
 
@@ -36,9 +38,17 @@ def training_loss(
     *,
     autocast: bool,
     objective: Objective = UNWEIGHTED,
+    rows: slice | None = None,
 ) -> Loss:
-    """The objective of a batch ``(B, C, H, W)`` in [0, 1]; binarization and noise are drawn from the generator."""
-    return objective.loss(model, binarize(images, binarization, generator), generator, autocast=autocast)
+    """The objective of a batch ``(B, C, H, W)`` in [0, 1]; binarization and noise are drawn from the generator.
+
+    Args:
+        rows: those of these images only, to which the same is drawn as in the whole batch; absent: of all.
+    """
+    images = binarize(images, binarization, generator)
+    if rows is None:
+        return objective.loss(model, images, generator, autocast=autocast)
+    return objective.loss(model, images[rows], Shared(generator, rows, len(images)), autocast=autocast)
 
 
 @torch.no_grad()
@@ -50,13 +60,23 @@ def validation_loss(
     *,
     autocast: bool,
     objective: Objective = UNWEIGHTED,
+    world: World = ALONE,
 ) -> dict[str, float]:
-    """The same over all batches, each image weighing the same: the parts, and the objective as "criterion"."""
+    """The same over all batches, each image weighing the same: the parts, and the objective as "criterion".
+
+    Each process of ``world`` has its rows of each batch.
+    """
     totals: dict[str, Tensor] = {}
     count = 0
     for images in batches:
-        loss = training_loss(model, images, binarization, generator, autocast=autocast, objective=objective)
+        rows, weight = world.rows(len(images)), len(images)
+        if rows is not None:
+            weight = rows.stop - rows.start
+            # A process that has none takes one for nothing, since what is drawn for a batch has to be drawn by all.
+            rows = rows if weight else slice(0, 1)
+        loss = training_loss(model, images, binarization, generator, autocast=autocast, objective=objective, rows=rows)
         for name, value in {"criterion": loss.objective, **loss.parts}.items():
-            totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * len(images)
-        count += len(images)
-    return {name: (total / count).item() for name, total in totals.items()}
+            totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * weight
+        count += weight
+    *sums, images_in_all = world.total(torch.stack([*totals.values(), torch.tensor(count, dtype=torch.float64)]))
+    return {name: (total / images_in_all).item() for name, total in zip(totals, sums, strict=True)}

@@ -67,6 +67,7 @@ class Provenance(BaseModel):
     seed: int
     data: dict[str, str]
     cpu_capability: str | None = None
+    processes: int = 1
     test_images_decoded: bool = False
     """That all test images could be decoded before training began."""
     resumed: tuple[Resumption, ...] = ()
@@ -160,7 +161,7 @@ class RunFolder:
 
         Raises:
             ConfigError: the configurations differ in something that the weights depend on.
-            CheckpointError: the data, or what decides about rounding (device, threads, precision, PyTorch), differ.
+            CheckpointError: the data, or what decides about rounding (device, processes, threads, ...), differ.
         """
         stored, wanted = _binding(self.config()), _binding(config)
         differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
@@ -190,6 +191,7 @@ def provenance_of(
     precision: torch.dtype,
     data: dict[str, str],
     *,
+    processes: int = 1,
     test_images_decoded: bool = False,
 ) -> Provenance:
     """What this process, on this machine, now, would put into run.json."""
@@ -206,6 +208,7 @@ def provenance_of(
         data=data,
         # Which instructions sums are made with, and so how they are rounded.
         cpu_capability=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
+        processes=processes,
         test_images_decoded=test_images_decoded,
     )
 
@@ -255,6 +258,7 @@ def _rounding(provenance: Provenance) -> dict[str, object]:
         # Not their name: a folder that was moved or renamed holds the same images.
         "data": {split: provenance.data.get(split) for split in ("training", "validation")},
         "device": provenance.device,
+        "number of processes": provenance.processes,
         "threads": provenance.threads,
         "precision": provenance.precision,
         "PyTorch": provenance.libraries.get("torch"),

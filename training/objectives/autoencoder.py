@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.vae import VAE
+from training.noise import Source
 from training.objectives.loss import Loss
 from training.objectives.one_latent import diagonal, distortion
 
@@ -18,7 +19,7 @@ class Autoencoder:
     def name(self) -> str:
         return "distortion at the mean"
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         latent = diagonal(model, images, autocast=autocast).mean
         mean = distortion(model, images, latent, autocast=autocast).mean()
         return Loss(mean, {"distortion": mean.detach()})

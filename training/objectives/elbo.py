@@ -8,10 +8,10 @@ one nat of rate saves beta / w nats of distortion: beta is a point on the rate-d
 
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.vae import VAE
+from training.noise import Source, standard_normal
 from training.objectives.loss import Loss, elbo_parts
 from training.objectives.one_latent import one_latent
 
@@ -30,8 +30,8 @@ class Elbo:
         weighted = (("distortion", self.distortion_weight), ("rate", self.beta))
         return " + ".join(half if weight == 1 else f"{weight:g} {half}" for half, weight in weighted if weight != 0)
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
-        noise = torch.randn(images.shape[0], model.latent_dim, generator=generator, device=images.device)
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
+        noise = standard_normal((images.shape[0], model.latent_dim), generator, images.device)
         distortion, rate = (half.mean() for half in model.elbo(images, noise, autocast=autocast))
         return Loss(self.distortion_weight * distortion + self.beta * rate, elbo_parts(distortion, rate))
 
@@ -59,7 +59,7 @@ class FreeBits:
     def name(self) -> str:
         return f"{Elbo(self.beta, self.distortion_weight).name} with {self.nats:g} free nats a dimension"
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         posterior, _, distortions = one_latent(model, images, generator, autocast=autocast)
         distortion, divergences = distortions.mean(), posterior.kl().mean(0)
         charged = divergences.clamp_min(self.nats).sum()

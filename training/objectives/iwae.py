@@ -17,10 +17,10 @@ the gradient is always ``sum_i w~_i grad log w_i``; what differs is that of the 
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.vae import VAE
+from training.noise import Source, standard_normal
 from training.objectives.loss import Loss, elbo_parts
 from training.objectives.settings import Gradient
 from training.objectives.weights import log_weights
@@ -37,9 +37,9 @@ class Iwae:
     def name(self) -> str:
         return f"-L_{self.samples}"
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         shape = self.samples, images.shape[0], model.latent_dim
-        noise = torch.randn(shape, generator=generator, device=images.device)
+        noise = standard_normal(shape, generator, images.device)
         weights = log_weights(model, images, noise, frozen=self.gradient != "standard", autocast=autocast)
         if self.gradient == "dreg" and weights.latents.requires_grad:
             _weigh_again(weights.latents, weights.total.detach())

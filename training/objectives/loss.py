@@ -2,9 +2,10 @@
 
 from typing import NamedTuple, Protocol
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.vae import VAE
+from training.noise import Source
 
 
 class Loss(NamedTuple):
@@ -24,7 +25,7 @@ class Objective(Protocol):
         """As it stands before a number."""
         ...
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         """Of images ``(B, C, H, W)`` in [0, 1], with noise from the generator; with ``autocast`` the networks run in
         bfloat16."""
         ...

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.posteriors import DiagonalGaussian
 from model.vae import VAE
+from training.noise import Source, standard_normal
 
 
 class OneLatent(NamedTuple):
@@ -19,7 +20,7 @@ class OneLatent(NamedTuple):
     """-log p(x|z) ``(B,)`` in nats."""
 
 
-def one_latent(model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> OneLatent:
+def one_latent(model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> OneLatent:
     """Encode images ``(B, C, H, W)``, draw a latent for each, decode it.
 
     Raises:
@@ -27,7 +28,7 @@ def one_latent(model: VAE, images: Tensor, generator: Generator, *, autocast: bo
     """
     if model.pseudo_inputs is not None:
         raise TypeError("this objective is defined for a standard normal prior only")
-    noise = torch.randn(images.shape[0], model.latent_dim, generator=generator, device=images.device)
+    noise = standard_normal((images.shape[0], model.latent_dim), generator, images.device)
     posterior = diagonal(model, images, autocast=autocast)
     latent = posterior.reparameterize(noise)
     return OneLatent(posterior, latent, distortion(model, images, latent, autocast=autocast))

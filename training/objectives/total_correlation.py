@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.posteriors import DiagonalGaussian, standard_normal_log_density
 from model.vae import VAE
+from training.noise import Source
 from training.objectives.loss import Loss, elbo_parts
 from training.objectives.one_latent import one_latent
 
@@ -97,7 +98,7 @@ class BetaTC:
     def name(self) -> str:
         return f"distortion + {self.alpha:g} information + {self.beta:g} total correlation + {self.gamma:g} KL"
 
-    def loss(self, model: VAE, images: Tensor, generator: Generator, *, autocast: bool) -> Loss:
+    def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         posterior, latent, distortions = one_latent(model, images, generator, autocast=autocast)
         found = decompose(posterior, latent, self.population)
         distortion, rate = distortions.mean(), posterior.kl().sum(-1).mean()
