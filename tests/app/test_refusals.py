@@ -287,7 +287,7 @@ def test_unexpected_faults_reveal_nothing(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("/secret/path")
 
-    monkeypatch.setattr("app.pictures.prior_latents", broken)
+    monkeypatch.setattr("model.bundle.prior.prior_latents", broken)
 
     async def scenario() -> None:
         for shortcut in (True, False):
@@ -304,7 +304,7 @@ def test_what_the_framework_raises_has_its_status(run: Run, tiny: Path, monkeypa
     def refusing(*_: object, **__: object) -> None:
         raise HTTPException(413, "secret")
 
-    monkeypatch.setattr("app.pictures.prior_latents", refusing)
+    monkeypatch.setattr("model.bundle.prior.prior_latents", refusing)
 
     async def scenario() -> None:
         for shortcut in (True, False):

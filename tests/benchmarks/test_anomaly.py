@@ -1,0 +1,63 @@
+"""The area under a ROC curve is what scikit-learn says, and others are what their names say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.anomaly import area, others, scored, table
+from model.bundle.drawing import encode_picture
+from model.bundle.runtime import Bundle, RuntimeOptions
+from model.bundle.store import open_bundle
+from tests.support.tiny import write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", scores=True)
+    return open_bundle(folder, RuntimeOptions(threads=1))
+
+
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 0.5])
+def test_the_area_is_scikit_learns(shift: float) -> None:
+    random = np.random.default_rng(0)
+    normal, other = random.normal(size=300).round(1), (random.normal(size=200) + shift).round(1)  # with ties
+    found = area(normal, other)
+    wanted = roc_auc_score(np.r_[np.zeros(300), np.ones(200)], -np.r_[normal, other])
+    assert found.value == pytest.approx(wanted)
+    assert found.low < found.value < found.high
+    draws = [area(random.normal(size=300), random.normal(size=200) + shift).value for _ in range(400)]
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.25)
+
+
+def test_what_is_always_lower_is_always_found() -> None:
+    assert area(np.array([5.0, 6.0]), np.array([1.0, 2.0])) == (1.0, 1.0, 1.0)
+
+
+def test_others_are_made_of_digits_and_read_from_files(bundle: Bundle, tmp_path: Path) -> None:
+    digits = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(encode_picture(np.full((30, 30, 3), 50 * number, np.uint8), "png"))
+    found = dict(others(digits, {"plain": tmp_path}, bundle, 3, seed=0))
+    assert list(found) == [
+        "plain", "digits, turned by a quarter", "digits, inverted", "digits, pixels in another order", "black",
+    ]  # fmt: skip
+    assert found["plain"].shape == (3, 8, 8, 1)
+    assert np.unique(found["plain"].reshape(3, -1), axis=1).shape == (3, 1)
+    np.testing.assert_array_equal(np.rot90(found["digits, turned by a quarter"], -1, axes=(1, 2)), digits)
+    np.testing.assert_array_equal(255 - found["digits, inverted"], digits)
+    shuffled = found["digits, pixels in another order"]
+    assert (shuffled != digits).any()
+    np.testing.assert_array_equal(np.sort(shuffled.reshape(4, -1)), np.sort(digits.reshape(4, -1)))
+
+
+def test_the_table_has_a_line_for_each(bundle: Bundle) -> None:
+    digits = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+    quiet = Console(quiet=True)
+    normal = scored(bundle, digits, "digits", 8, 0, quiet)
+    lines = table(bundle, normal, {"same": normal}).splitlines()
+    assert lines[2].startswith("| digits (4) | ")
+    assert "| 0.5000 (" in lines[3]
+    assert all(line.count("|") == 6 for line in lines)
