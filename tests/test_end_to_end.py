@@ -15,8 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.bundle.latents import interpolate, prior_latents
+from model.bundle.latents import interpolate, posterior_noise, prior_latents
 from model.bundle.pixels import from_network, to_network, to_uint8
+from model.bundle.runtime import Posterior
+from model.bundle.scores import observed
+from model.bundle.store import open_bundle
 from tests.support.server import ROOT, environment, serving
 from training.data.load import load_test, load_training
 from training.run import RunFolder
@@ -29,6 +32,7 @@ TOLERANCE = 1e-4
 
 # Small networks, few passes: what is tested is that the parts fit, not that the model is good.
 SMOKE = ["smoke", "optimization.epochs=2", "evaluation.images=20", "evaluation.importance_samples=10"]
+FLOW = [*SMOKE, "model.posterior.kind=sylvester-orthogonal", "model.posterior.bottleneck=4", "model.posterior.steps=2"]
 FOLDER = [
     "folder",
     "name=photos",
@@ -89,7 +93,7 @@ class Served:
         return np.concatenate([np.asarray(part.images) for part in parts])
 
 
-@pytest.fixture(scope="module", params=[SMOKE, FOLDER], ids=["digits", "photos"])
+@pytest.fixture(scope="module", params=[SMOKE, FLOW, FOLDER], ids=["digits", "flow", "photos"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     name, *changes = request.param
     home = tmp_path_factory.mktemp(name)
@@ -142,6 +146,7 @@ def test_a_run_leaves_its_configuration_its_numbers_and_its_figures(served: Serv
         "interpolations",
         "training_curves",
         "latents",
+        "bounds",
     }
     described = httpx.get(f"{served.url}/models/{served.bundle.name}").json()
     assert described["metrics"] == metrics
@@ -156,6 +161,34 @@ def test_encode(served: Served) -> None:
     np.testing.assert_allclose(found[:, 0], wanted.mean, rtol=TOLERANCE, atol=TOLERANCE)
     np.testing.assert_allclose(found[:, 1], wanted.log_variance, rtol=TOLERANCE, atol=TOLERANCE)
     assert np.std(wanted.mean, axis=0).max() > 100 * TOLERANCE, "an encoder that sees nothing would prove nothing"
+
+
+def test_reconstruct(served: Served) -> None:
+    """What stands for a picture: the mean, or what the flow makes of it."""
+    images, model = served.images()[:10], served.torch
+    wanted = model.decode(model.center(model.encode(to_network(images))))
+    found = numbers(httpx.post(f"{served.url}/reconstruct?dtype=float32", content=npy(images), headers=NPY))
+    np.testing.assert_allclose(to_network(found), wanted, atol=TOLERANCE)
+
+
+def test_score(served: Served) -> None:
+    """As PyTorch has it, for the same draws; the validation images lie where their percentiles say."""
+    config, model, k = served.run.config(), served.torch, 16
+    validation = load_training(config.data, config.image, seed=config.seed)[1].images
+    answer = httpx.post(
+        f"{served.url}/score?k={k}&seed=0", content=npy(validation), headers={"content-type": NPY["content-type"]}
+    ).json()
+    scores = answer["scores"]
+    x = to_network(observed(np.asarray(validation), open_bundle(served.bundle).manifest.likelihood, seed=0))
+    posterior = model.encode(x)
+    repeated = Posterior(*(np.repeat(part, k, axis=0) for part in posterior))
+    noise = posterior_noise(len(x), k, model.vae.latent_dim, seed=0).reshape(-1, model.vae.latent_dim)
+    drawn = model.draw(repeated, noise)
+    given = model.log_likelihood(drawn.latent, np.repeat(x, k, axis=0)).reshape(-1, k)
+    np.testing.assert_allclose([entry["distortion"] for entry in scores], -given.mean(1), rtol=1e-3)
+    ranks = np.array([entry["percentile"] for entry in scores])
+    assert ranks.mean() == pytest.approx(50, abs=20)
+    assert ranks.min() < 50 < ranks.max()
 
 
 def test_decode(served: Served) -> None:
