@@ -48,6 +48,7 @@ NPY = {"content-type": "application/x-npy", "accept": "application/x-npy"}
 TRAFFIC: list[tuple[int, str, str, dict[str, Any]]] = [
     (200, "POST", "/encode", {"content": picture(grey(1)[0]), "headers": PNG}),
     (200, "POST", "/encode?samples=2&seed=1", {"content": npy(grey(40)), "headers": NPY}),
+    (200, "POST", "/score?k=8", {"content": picture(grey(1)[0]), "headers": PNG}),
     (200, "POST", "/decode", {"content": npy(np.zeros((3, 2))), "headers": NPY}),
     (200, "POST", "/reconstruct", {"content": picture(grey(1)[0]), "headers": PNG}),
     (200, "GET", "/sample?n=20&seed=1", {}),
@@ -63,7 +64,7 @@ TRAFFIC: list[tuple[int, str, str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", scores=True)
 
 
 @pytest.fixture(scope="module")
