@@ -6,8 +6,9 @@ folder.
 
 from dataclasses import dataclass
 
-from model.bundle.manifest import Manifest
+from model.bundle.manifest import Manifest, TensorSpec
 from model.bundle.measurements import Estimate, Metrics
+from model.vae import Architecture
 from training import anatomy
 from training.config import RunConfig
 from training.doubt import doubt
@@ -110,7 +111,7 @@ def _training(facts: Facts) -> str:
     average = f"The exponential moving average of the weights (decay {o.ema_decay:g})" if o.ema_decay else "The weights"
     return (
         "## Training\n\n"
-        f"{paragraph(facts.config.objective, closed_rate=facts.config.model.prior.kind == 'standard-normal')}\n\n"
+        f"{paragraph(facts.config.objective, closed_rate=_has_closed_rate(facts.config.model))}\n\n"
         f"AdamW, {count(o.epochs, 'epoch')} at most, batches of {o.batch_size:,}, learning rate {o.learning_rate:g} "
         f"falling on a cosine to {o.final_learning_rate:g}" + "".join(f", {extra}" for extra in extras) + ". "
         f"{average} with the lowest validation {chooses(facts.config.objective)}, of step {facts.step:,}, is what this "
@@ -224,6 +225,11 @@ def _use_and_limits(facts: Facts) -> str:
     )
 
 
+def _has_closed_rate(model: Architecture) -> bool:
+    """Is KL(q(z|x) || p(z)) a formula? Of a flow, or under a mixture, it is an estimate."""
+    return model.prior.kind == "standard-normal" and model.posterior.kind in ("diagonal", "full")
+
+
 def _how_to(facts: Facts) -> str:
     return (
         "## How to use\n\n"
@@ -233,10 +239,24 @@ def _how_to(facts: Facts) -> str:
         "curl -H 'Content-Type: image/png' --data-binary @picture.png http://127.0.0.1:8000/encode\n"
         "curl 'http://127.0.0.1:8000/sample?n=16&seed=1' -o samples.png\n"
         "```\n\n"
-        "Without a server, `encoder.onnx` takes `image` float32 "
-        f"[N, {', '.join(map(str, facts.manifest.image.shape))}] in [0, 1] and gives `mean` and `log_variance` "
-        f"[N, {facts.manifest.latent.dim}]; `decoder.onnx` takes `latent` and gives `image`."
+        "Without a server, the graphs take and give float32 arrays:\n\n"
+        "| graph | takes | gives |\n|---|---|---|\n"
+        + "\n".join(
+            f"| `{graph.file}` | {_tensors(graph.inputs)} | {_tensors(graph.outputs)} |"
+            for graph in facts.manifest.graphs.present().values()
+        )
+        + "\n\nImages are in [0, 1], densities in nats. "
+        + (
+            "Noise is standard normal; where it is 0, `latent` is what stands for an image."
+            if not facts.manifest.posterior.is_diagonal
+            else "Draws from the posterior are mean + exp(log_variance / 2) * noise."
+        )
+        + (" Latents are drawn from the mixture in `prior.npz`." if facts.manifest.prior.components else "")
     )
+
+
+def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"`{tensor.name}` [{', '.join(map(str, tensor.shape))}]" for tensor in tensors)
 
 
 def _provenance(facts: Facts) -> str:

@@ -63,7 +63,7 @@ def paragraph(settings: ObjectiveSettings, *, closed_rate: bool = True) -> str:
     match settings:
         case ElboSettings():
             tail = "; neither is weighted" if settings == ElboSettings(kind="elbo") else ""
-            how = "in closed form summed over latent dimensions" if closed_rate else "estimated from the same latent"
+            how = "over all latent dimensions in closed form" if closed_rate else "estimated from the same latent"
             terms = f"{distortion}, rate is {rate} {how}, both {units}{tail}"
         case IwaeSettings():
             terms = f"{distortion}, rate is {rate} estimated from the same latents, both {units}"

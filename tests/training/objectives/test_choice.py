@@ -83,6 +83,6 @@ def test_words(settings: dict[str, Any], words: str) -> None:
 def test_the_paragraph_of_the_default() -> None:
     assert paragraph(ElboSettings(kind="elbo")) == (
         "Minimizes -ELBO = distortion + rate, with one latent an image: distortion is -log p(x|z) summed over pixels "
-        "and channels, rate is KL(q(z|x) || p(z)) in closed form summed over latent dimensions, both in nats and "
+        "and channels, rate is KL(q(z|x) || p(z)) over all latent dimensions in closed form, both in nats and "
         "averaged over images only; neither is weighted."
     )
