@@ -149,9 +149,15 @@ class Bundle:
                 graph.try_out(size)
 
     def tune(self, most: int) -> None:
-        """Have all graphs find out how many rows, up to ``most``, they take best at a time. Raises ModelFault."""
-        for graph in self._graphs.values():
-            graph.tune(most)
+        """Have encoder and decoder find out how many rows, up to ``most``, they take best at a time. Raises ModelFault.
+
+        The likelihood is the decoder and a sum: what it takes need not be found out again. A posterior's graph is
+        small.
+        """
+        self._graphs["encoder"].tune(most)
+        best = self._graphs["decoder"].tune(most)
+        if "likelihood" in self._graphs:
+            self._graphs["likelihood"].bound(best)
 
     def self_test(self) -> None:
         """Compare all graphs with the golden sample. Raises BundleError where they differ from what torch gave."""

@@ -109,6 +109,10 @@ class Graph:
                 self._at_a_time = best
         return self._at_a_time
 
+    def bound(self, rows: int | None) -> None:
+        """Give no more rows than these to one call from now on; None: no bound."""
+        self._at_a_time = rows
+
     def _give_back(self) -> None:
         """Let a small run free what large ones needed: a server that is not busy should not look so."""
         if self._binding is None:

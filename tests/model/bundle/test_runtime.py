@@ -230,3 +230,10 @@ def test_tuning_runs_the_graphs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(graph, "_at_a_time", 5)
     bundle.tune(64)
     assert all(graph._at_a_time in (None, 8, 16, 32) for graph in bundle._graphs.values())
+
+
+def test_the_likelihood_takes_as_many_rows_as_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scoring = open_bundle(write_tiny_bundle(tmp_path / "tiny", scores=True), ONE_THREAD)
+    monkeypatch.setattr(scoring._graphs["decoder"], "tune", lambda most: 24)
+    scoring.tune(64)
+    assert scoring._graphs["likelihood"]._at_a_time == 24
