@@ -15,7 +15,10 @@ from model.bundle.interrupts import quick_exit
 from model.bundle.manifest import MANIFEST
 
 TRAINING_PACKAGES = {"torch", "safetensors", "onnx", "onnxscript", "matplotlib", "scipy", "sklearn"}
-READY_MADE = "cifar10, folder, mnist, mnist-iwae-5, mnist-iwae-50, mnist-mlp, mnist-static-mlp, mnist-vamp, smoke"
+READY_MADE = (
+    "cifar10, folder, mnist, mnist-iwae-5, mnist-iwae-50, mnist-mlp, mnist-static-flow, mnist-static-mlp, mnist-vamp, "
+    "smoke"
+)
 
 Run = Annotated[Path, typer.Argument(help="Run folder, as in runs/mnist.")]
 Samples = Annotated[

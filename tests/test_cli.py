@@ -343,6 +343,7 @@ READY_MADE = (
     "mnist-iwae-5",
     "mnist-iwae-50",
     "mnist-mlp",
+    "mnist-static-flow",
     "mnist-static-mlp",
     "mnist-vamp",
     "smoke",
