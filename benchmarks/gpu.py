@@ -158,7 +158,7 @@ def measure(
 
 
 def _of_bundle(bundle: Bundle, graph: str, rows: Floats) -> Callable[[], tuple[Floats, ...]]:
-    return lambda: tuple(bundle.encode(rows)) if graph == "encode" else (bundle.decode(rows),)
+    return lambda: tuple(bundle.run("encoder" if graph == "encode" else "decoder", rows))
 
 
 def _of_torch(module: Callable[[Tensor], tuple[Tensor, ...]], rows: Floats, device: Device) -> Work:

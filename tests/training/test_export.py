@@ -362,7 +362,7 @@ def test_a_bundle_that_is_there_is_kept_unless_replaced(
         _again(simple, quick, version="2")
     assert open_bundle(quick).version == "1"
     with monkeypatch.context() as patch:
-        patch.setattr(training.export, "PIXEL_TOLERANCE", -1.0)
+        patch.setattr(training.parity, "PIXEL_TOLERANCE", -1.0)
         with pytest.raises(ExportError, match="deviates"):
             _again(simple, quick, version="2", replace=True)
     assert open_bundle(quick).version == "1"

@@ -65,9 +65,9 @@ def exported_as(run: RunFolder, place: Path, kind: Any, float32: Bundle | None =
     """A run exported in a precision; with the graphs of its bundle in float32, where PyTorch's exporter made them."""
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        for name, file in (("encoder_graph", ENCODER), ("decoder_graph", DECODER)) if float32 else ():
-            data = (float32.folder / file).read_bytes() if float32 else b""
-            patch.setattr(training.export, name, lambda vae, spec, data=data: data)
+        for role, spec in float32.manifest.graphs.present().items() if float32 else ():
+            data = (float32.folder / spec.file).read_bytes() if float32 else b""
+            patch.setattr(training.export, f"{role}_graph", lambda vae, spec, data=data: data)
         export(run, place, "1", kind, data_dir=None, console=Console(file=said, width=500))
     return open_bundle(place), said.getvalue()
 
