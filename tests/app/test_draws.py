@@ -269,3 +269,12 @@ def test_packed_rows_are_the_inputs_side_by_side() -> None:
     assert len(packed) == 12
     for rows in (slice(None), slice(0, 5), slice(5, 12), slice(11, 40)):
         np.testing.assert_array_equal(packed[rows], whole[rows])
+
+
+@pytest.mark.parametrize("images", [grey(3)[..., None], (grey(3) / 255).astype(np.float32)[..., None]])
+def test_packed_images_are_turned_when_their_turn_has_come(images: np.ndarray) -> None:
+    latents = np.random.default_rng(0).random((12, 2), np.float32)
+    packed = Packed(latents, images)
+    whole = np.concatenate([latents, np.repeat(to_network(images).reshape(3, -1), 4, axis=0)], axis=1)
+    for rows in (slice(None), slice(2, 7), slice(3, 4), slice(8, 12)):
+        np.testing.assert_array_equal(packed[rows], whole[rows])
