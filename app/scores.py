@@ -11,9 +11,9 @@ from app.errors import Invalid, ModelFailure
 from app.exchange import Call
 from app.graphs import Packed
 from app.images import Fitted, Reading
-from app.limits import check_numbers
+from app.limits import check_drawn
 from app.naming import named, seed_header, seed_of
-from app.negotiation import JSON, NPY
+from app.negotiation import JSON
 from app.outputs import Outputs
 from app.plans import Plan
 from app.schemas import ScoreQuery
@@ -48,7 +48,7 @@ class Score(Plan):
             raise Invalid(
                 f"The images times k may be at most {limits.max_score_draws}; send fewer images, or ask for less."
             )
-        check_numbers(limits, draws * self._model.manifest.latent.dim, NPY)
+        check_drawn(limits, draws, self._model.manifest.latent.dim)
         return observed(images, self._model.manifest.likelihood, seed=seed)
 
     def _write(self, encoded: Outputs, latents: Array, log_density: Array, log_likelihood: Array, seed: int) -> Answer:
