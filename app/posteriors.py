@@ -74,8 +74,8 @@ class Encode(Stages):
 
 
 class EncodeByDraws(Encode):
-    """The same where KL has no closed form: with a flow, or under a mixture. It is the mean over draws then, and a
-    flow's answers tell the latent that stands for an image."""
+    """The same for every other posterior and prior. KL is the mean over draws, and where the posterior is no diagonal
+    Gaussian answers tell the latent that stands for an image."""
 
     @staticmethod
     def _is_express(model: Model, query: EncodeQuery) -> bool:

@@ -41,13 +41,14 @@ class Scores(NamedTuple):
     effective_sample_size: Doubles
     """(sum w)^2 / sum w^2 of the k importance weights, between 1 and k (Kong 1992)."""
     kl: Doubles
-    """KL(q(z|x) || p(z)): in closed form for a diagonal Gaussian, else the mean of log q - log p over the draws."""
+    """KL(q(z|x) || p(z)): in closed form for a diagonal Gaussian under N(0, I), else the mean of log q - log p over the
+    draws."""
     distortion: Doubles
     """-E_q[log p(x|z)], the mean over the draws."""
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """Whether log_likelihood rests on more than one draw."""
+        """Whether the effective sample size is at least `LEAST_EFFECTIVE`."""
         return self.effective_sample_size >= LEAST_EFFECTIVE
 
 
