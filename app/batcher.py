@@ -79,11 +79,19 @@ class _Job:
 
 @dataclass(slots=True)
 class _Slice:
-    """Rows of one job in one batch, from row ``start`` of the job on."""
+    """Rows of one job in one batch, from ``start`` to ``stop``. They are put together where the batch runs, and not
+    where it is chosen: that is done with the lock held for which the event loop waits."""
 
     job: _Job
     start: int
-    rows: Rows
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> Rows:
+        return self.job.rows[self.start : self.stop]
 
 
 Result = Outputs | Exception
@@ -208,7 +216,7 @@ class Batcher:
             if job.future.done():
                 continue
             piece = self._slice(job, room, now)
-            room -= len(piece.rows)
+            room -= len(piece)
             batch.append(piece)
             if job.taken < len(job.rows):
                 unfinished.append(job)
@@ -218,8 +226,8 @@ class Batcher:
     def _slice(self, job: _Job, room: int, now: float) -> _Slice:
         if job.taken == 0:
             self._on_wait(now - job.arrived)
-        piece = _Slice(job, job.taken, job.rows[job.taken : job.taken + room])
-        job.taken += len(piece.rows)
+        piece = _Slice(job, job.taken, min(job.taken + room, len(job.rows)))
+        job.taken = piece.stop
         return piece
 
     def _run_on_thread(self, batch: list[_Slice]) -> None:
@@ -252,8 +260,8 @@ class Batcher:
         self._on_run(len(rows), seconds)
         if len(batch) > 1:
             finite = all(np.isfinite(output).all() for output in outputs)
-            ends = list(accumulate(len(piece.rows) for piece in batch))
-            parts = [outputs.part(end - len(piece.rows), end) for piece, end in zip(batch, ends, strict=True)]
+            ends = list(accumulate(map(len, batch)))
+            parts = [outputs.part(end - len(piece), end) for piece, end in zip(batch, ends, strict=True)]
             if not finite:  # what is not must have no part in what is made for all
                 parts = [Outputs.whole(part) for part in parts]
         else:
@@ -270,9 +278,9 @@ class Batcher:
     def _settle(self, finished: list[tuple[_Slice, Result]]) -> None:
         for piece, result in finished:
             job = piece.job
-            if isinstance(result, Outputs) and len(piece.rows) < len(job.rows):
+            if isinstance(result, Outputs) and len(piece) < len(job.rows):
                 job.parts[piece.start] = result
-                job.missing -= len(piece.rows)
+                job.missing -= len(piece)
                 if job.missing:
                     continue
                 result = _join(job.parts)

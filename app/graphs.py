@@ -8,9 +8,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from app.outputs import Gather, Run, gathered
+from app.outputs import Gather, Rows, Run, gathered
 from model.bundle.manifest import GraphSpec, Role
-from model.bundle.pixels import stack_for_network
+from model.bundle.pixels import stack_for_network, to_network
 from model.bundle.runtime import Bundle
 
 Array = NDArray[np.float32]
@@ -23,8 +23,9 @@ class Packed:
     together when its turn has come, so that what is the same for many is not held many times.
     """
 
-    def __init__(self, *inputs: Array) -> None:
-        """The inputs in the order of the graph, flat (N, P); the largest N is a multiple of every other."""
+    def __init__(self, *inputs: Rows) -> None:
+        """The inputs in the order of the graph, flat float32 (N, P), or images (N, H, W, C) as `to_network` takes them;
+        the largest N is a multiple of every other."""
         self._inputs, self._count = inputs, max(map(len, inputs))
 
     def __len__(self) -> int:
@@ -32,7 +33,14 @@ class Packed:
 
     def __getitem__(self, rows: slice) -> Array:
         which = np.arange(self._count)[rows]
-        return np.concatenate([each[which * len(each) // self._count] for each in self._inputs], axis=1)
+        return np.concatenate([_flat(each, which * len(each) // self._count) for each in self._inputs], axis=1)
+
+
+def _flat(rows: Rows, which: NDArray[np.intp]) -> Array:
+    """The rows ``which``, in ascending order, as (N, P)."""
+    some = rows[which[0] : which[-1] + 1]  # an image that is there for many is turned once
+    flat: Array = to_network(some).reshape(len(some), -1) if rows.ndim == 4 else cast(Array, some)
+    return np.asarray(flat[which - which[0]])
 
 
 def runs_of(bundle: Bundle) -> dict[Role, tuple[Run, Gather]]:

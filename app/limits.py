@@ -18,3 +18,12 @@ def check_numbers(limits: Settings, numbers: int, media: str) -> None:
         raise Invalid(f"The answer would hold more than {most} numbers of JSON; ask for {NPY}, or for less.")
     if numbers > limits.max_npy_numbers:
         raise Invalid(f"The answer would hold more than {limits.max_npy_numbers} numbers; ask for less.")
+
+
+def check_drawn(limits: Settings, latents: int, dim: int) -> None:
+    """Raises Invalid for more numbers in the latents that are drawn on the way than an answer could hold."""
+    if latents * dim > limits.max_npy_numbers:
+        raise Invalid(
+            f"The latents to be drawn would hold more than {limits.max_npy_numbers} numbers; send fewer images, or ask "
+            "for less."
+        )

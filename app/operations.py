@@ -41,8 +41,8 @@ TRAVERSE_BODIES = (JSON,)
 def encode(call: Call) -> Plan:
     """Images to posteriors: mean, log_variance, KL and, if asked for, samples.
 
-    With a flow, mean and log_variance are of the Gaussian that it starts from, and `latent` is what stands for an
-    image. Where KL has no closed form (with a flow, or under a mixture) it is the mean over `kl_samples` draws.
+    With a posterior that is no diagonal Gaussian, mean and log_variance are of the one that its draws start from, and
+    `latent` is what stands for an image. There, and under a mixture as prior, KL is the mean over `kl_samples` draws.
     """
     query = call.query(EncodeQuery)
     model = call.model(query.model)
@@ -69,10 +69,10 @@ def decode(call: Call) -> Plan:
 def score(call: Call) -> Plan:
     """Images to how well the model explains them, in nats: ELBO, importance-weighted likelihood, percentile.
 
-    `log_likelihood` is the bound L_k of Burda et al. (2015); `reliable` is false where one draw has more than half of
-    the weight. Where the model's pixels are binary, grey ones are drawn by the seed (dynamic) or cut at a half
-    (static), as in training. `percentile` is the share of validation images with a lower `elbo`. A Bernoulli of grey
-    pixels that training did not binarize has no likelihood: what needs one is null.
+    `log_likelihood` is the bound L_k of Burda et al. (2015); `reliable` is false where its effective sample size is
+    below 2: one draw has more than half of the weight there. Where the model's pixels are binary, grey ones are drawn
+    by the seed (dynamic) or cut at a half (static), as in training. `percentile` is the share of validation images with
+    a lower `elbo`. A Bernoulli of grey pixels that training did not binarize has no likelihood: what needs one is null.
     """
     query = call.query(ScoreQuery)
     model = call.model(query.model)

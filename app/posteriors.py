@@ -11,7 +11,7 @@ from app.engine import Model
 from app.errors import ModelFailure
 from app.exchange import Call
 from app.images import Reading
-from app.limits import check_numbers
+from app.limits import check_drawn, check_numbers
 from app.naming import named, seed_header, seed_of
 from app.negotiation import JSON, NPY
 from app.outputs import Outputs, Rows
@@ -66,12 +66,7 @@ class Encode(Stages):
                 raise ModelFailure(TOO_WIDE)
         if self._media == NPY:
             return answer(NPY, npy_body(chosen(query, mean, log_variance, mean, draws)), seed_header(seed))
-        divergences = outputs.of(gaussian_kl)
-        if not np.isfinite(divergences).all():  # JSON has no infinity, and null is no number
-            raise ModelFailure("The model's posterior is too wide to be compared with the prior.")
-        entries = [
-            {"mean": m, "log_variance": v, "kl": kl} for m, v, kl in zip(mean, log_variance, divergences, strict=True)
-        ]
+        entries = _entries(mean, log_variance, outputs.of(gaussian_kl))
         if draws is not None:
             entries = [entry | {"samples": rows} for entry, rows in zip(entries, draws, strict=True)]
         document = named(self.model, seed) | self._about | {"latents": entries}
@@ -79,8 +74,8 @@ class Encode(Stages):
 
 
 class EncodeByDraws(Encode):
-    """The same where KL has no closed form: with a flow, or under a mixture. It is the mean over draws then, and a
-    flow's answers tell the latent that stands for an image."""
+    """The same for every other posterior and prior. KL is the mean over draws, and where the posterior is no diagonal
+    Gaussian answers tell the latent that stands for an image."""
 
     @staticmethod
     def _is_express(model: Model, query: EncodeQuery) -> bool:
@@ -89,22 +84,34 @@ class EncodeByDraws(Encode):
     @property
     def _draws(self) -> int:
         """Of each image; none where nothing is answered that needs any."""
-        needed = self._media == JSON or self._query.output == "samples"
-        return max(KL_SAMPLES, self._query.samples) if needed else 0
+        if self._media == JSON:
+            return max(KL_SAMPLES, self._query.samples)
+        return self._query.samples if self._query.output == "samples" else 0
+
+    @property
+    def _has_latent(self) -> bool:
+        """Does the answer tell what stands for an image, and is that more than the mean?"""
+        if self.model.manifest.posterior.is_diagonal:
+            return False
+        return self._media == JSON or self._query.output == "latent"
 
     def _given(self, images: Rows) -> Given:
-        check_numbers(self._reading.limits, len(images) * self._draws * self.model.manifest.latent.dim, NPY)
+        check_drawn(self._reading.limits, len(images) * self._draws, self.model.manifest.latent.dim)
         return super()._given(images)._replace(seed=seed_of(self._query.seed) if self._draws else None)
 
     async def compute(self, call: Call, given: Given) -> Outputs:
-        """mean, log_variance, center (N, D), and where there are draws these (N, K, D) and KL (N,)."""
+        """mean, log_variance, what stands for an image (N, D), and where there are draws these (N, K, D), and in JSON
+        KL (N,)."""
         encoded = await super().compute(call, given)
-        outputs = [encoded[0], encoded[1], await centers(self.model, encoded, call)]
+        center = await centers(self.model, encoded, call) if self._has_latent else encoded[0]
+        outputs = [encoded[0], encoded[1], center]
         if given.seed is not None:
             latents, log_density = await drawn(self.model, encoded, self._draws, given.seed, call)
-            density = partial(self.model.bundle.prior.log_density, latents)
-            log_prior = await call.codec("latents", density, light=False)
-            outputs += [latents, (log_density - log_prior).mean(axis=1)]
+            outputs.append(latents)
+            if self._media == JSON:
+                density = partial(self.model.bundle.prior.log_density, latents)
+                log_prior = await call.codec("latents", density, light=False)
+                outputs.append((log_density - log_prior).mean(axis=1))
         return Outputs.whole(outputs)
 
     def write(self, given: Given, outputs: Outputs) -> Answer:
@@ -114,11 +121,8 @@ class EncodeByDraws(Encode):
         if self._media == NPY:
             array = chosen(query, mean, log_variance, center, samples)
             return answer(NPY, npy_body(array), seed_header(given.seed))
-        entries: list[dict[str, object]] = [
-            {"mean": m, "log_variance": v, "kl": kl}
-            for m, v, kl in zip(mean, log_variance, more[1].astype(np.float32), strict=True)
-        ]
-        if not self.model.manifest.posterior.is_diagonal:
+        entries = _entries(mean, log_variance, more[1])
+        if self._has_latent:
             entries = [entry | {"latent": row} for entry, row in zip(entries, center, strict=True)]
         if samples is not None:
             entries = [
@@ -126,6 +130,13 @@ class EncodeByDraws(Encode):
             ]
         document = named(self.model, given.seed) | self._about | {"kl_samples": self._draws, "latents": entries}
         return answer(self._media, json_body(document), seed_header(given.seed))
+
+
+def _entries(mean: Array, log_variance: Array, divergences: NDArray[np.floating]) -> list[dict[str, object]]:
+    """What JSON tells of each image. Raises ModelFailure where a divergence is no number."""
+    if not np.isfinite(divergences).all():  # JSON has no infinity, and null is no number
+        raise ModelFailure("The model's posterior is too wide to be compared with the prior.")
+    return [{"mean": m, "log_variance": v, "kl": kl} for m, v, kl in zip(mean, log_variance, divergences, strict=True)]
 
 
 def about(model: Model) -> dict[str, object]:

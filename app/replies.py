@@ -24,7 +24,7 @@ class EncodedImage(_Answer):
     mean: Vector
     log_variance: Vector
     kl: float = Field(description="KL divergence of the posterior from the prior, in nats.")
-    latent: Vector | None = Field(None, description="With a flow: what stands for the image.")
+    latent: Vector | None = Field(None, description="With a flow or a full Gaussian: what stands for the image.")
     samples: list[Vector] | None = Field(None, description="The drawn latents [K][D], if any were asked for.")
 
 
@@ -44,7 +44,9 @@ class ScoredImage(_Answer):
     elbo: float = Field(description="-(kl + distortion), in nats: in expectation at most log p(x).")
     log_likelihood: float | None = Field(description="The importance-weighted bound L_k, in nats; null: there is none.")
     effective_sample_size: float | None = Field(description="Of the k importance weights, between 1 and k.")
-    reliable: bool | None = Field(description="Whether log_likelihood rests on more than one of the draws.")
+    reliable: bool | None = Field(
+        description="Whether effective_sample_size is at least 2; below, one draw has more than half of the weight."
+    )
     kl: float = Field(description="KL divergence of the posterior from the prior, in nats.")
     distortion: float = Field(description="-log p(x|z), the mean over the draws, in nats.")
     bits_per_dim: float | None = Field(None, description="-log2 of the likelihood a number, where pixels are discrete.")

@@ -69,7 +69,11 @@ class SampleQuery(PictureQuery):
     n: int = Field(16, ge=1, description="Pictures to draw.")
     seed: Seed = None
     temperature: float = Field(
-        1.0, ge=0, le=100, allow_inf_nan=False, description="Factor on the prior's standard deviation."
+        1.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Factor on the prior's standard deviation; of a mixture, on those of its components.",
     )
 
 

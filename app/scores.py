@@ -11,14 +11,13 @@ from app.errors import Invalid, ModelFailure
 from app.exchange import Call
 from app.graphs import Packed
 from app.images import Fitted, Reading
-from app.limits import check_numbers
+from app.limits import check_drawn
 from app.naming import named, seed_header, seed_of
-from app.negotiation import JSON, NPY
+from app.negotiation import JSON
 from app.outputs import Outputs
 from app.plans import Plan
 from app.schemas import ScoreQuery
 from model.bundle.latents import gaussian_kl
-from model.bundle.pixels import to_network
 from model.bundle.scores import Scores, bits_per_dim, estimate, has_likelihood, observed, percentile
 
 Array = NDArray[np.float32]
@@ -36,21 +35,20 @@ class Score(Plan):
         images = await call.codec("read", partial(self._read, body, seed), light=False)
         encoded = await model.run("encoder", images, call)
         latents, log_density = await drawn(model, encoded, k, seed, call)
-        flat = to_network(images).reshape(len(images), -1)
-        (found,) = await model.run("likelihood", Packed(latents.reshape(-1, latents.shape[2]), flat), call)
+        (found,) = await model.run("likelihood", Packed(latents.reshape(-1, latents.shape[2]), images), call)
         log_likelihood = found.reshape(len(images), k)
         write = partial(self._write, encoded, latents, log_density, log_likelihood, seed)
         return await call.codec("write", write, light=False)
 
-    def _read(self, body: bytes, seed: int) -> Array:
-        """The images of a body as the likelihood describes them, float32 (N, H, W, C)."""
+    def _read(self, body: bytes, seed: int) -> Fitted:
+        """The images of a body as the likelihood describes them, (N, H, W, C)."""
         images: Fitted = self._reading.read(body)
         limits, draws = self._reading.limits, len(images) * self._query.k
         if draws > limits.max_score_draws:
             raise Invalid(
                 f"The images times k may be at most {limits.max_score_draws}; send fewer images, or ask for less."
             )
-        check_numbers(limits, draws * self._model.manifest.latent.dim, NPY)
+        check_drawn(limits, draws, self._model.manifest.latent.dim)
         return observed(images, self._model.manifest.likelihood, seed=seed)
 
     def _write(self, encoded: Outputs, latents: Array, log_density: Array, log_likelihood: Array, seed: int) -> Answer:

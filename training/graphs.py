@@ -49,14 +49,15 @@ class _Encoder(_Part):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         base, parameters = self.vae.family.split(self.vae.encoder(image))
-        return (base.mean, base.log_variance, parameters) if self.vae.family.extra else tuple(base)
+        return (*base, self.vae.family.settled(parameters, in_a_graph=True)) if self.vae.family.extra else tuple(base)
 
 
 class _Posterior(_Part):
     """What the encoder gives and noise ``(N, D)`` -> latents ``(N, D)``, log q(z|x) ``(N,)``."""
 
     def forward(self, mean: Tensor, log_variance: Tensor, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        latent, log_density = self.vae.family.of(DiagonalGaussian(mean, log_variance), parameters).draw(noise)
+        base = DiagonalGaussian(mean, log_variance)
+        latent, log_density = self.vae.family.of_settled(base, parameters).draw(noise)
         return latent, log_density
 
 
@@ -93,8 +94,7 @@ def decoder_graph(vae: VAE, spec: GraphSpec) -> bytes:
 def posterior_graph(vae: VAE, spec: GraphSpec) -> bytes:
     """posterior.onnx of a float32 model on the CPU; raises as ``encoder_graph`` does."""
     _check_size(vae.family, spec)
-    with vae.family.in_a_graph():
-        return _graph(_Posterior(vae), spec)
+    return _graph(_Posterior(vae), spec)
 
 
 def likelihood_graph(vae: VAE, spec: GraphSpec) -> bytes:

@@ -31,13 +31,14 @@ class TorchModel:
         """The base and the further parameters of q(z|x) for images ``(N, C, H, W)`` in [0, 1]."""
         with torch.inference_mode():
             base, parameters = self.vae.family.split(self.vae.encoder(torch.from_numpy(images)))
-            return Posterior(base.mean.numpy(), base.log_variance.numpy(), parameters.numpy())
+            return Posterior(*(part.numpy() for part in (*base, self.vae.family.settled(parameters))))
 
     def draw(self, posterior: Posterior, noise: Floats) -> Draws:
         """The latents that standard normal noise ``(N, D)`` becomes, with their log density."""
         with torch.inference_mode():
             mean, log_variance, parameters = map(torch.from_numpy, posterior)
-            drawn = self.vae.family.of(DiagonalGaussian(mean, log_variance), parameters).draw(torch.from_numpy(noise))
+            base = DiagonalGaussian(mean, log_variance)
+            drawn = self.vae.family.of_settled(base, parameters).draw(torch.from_numpy(noise))
             return Draws(drawn.latent.numpy(), drawn.log_density.numpy())
 
     def center(self, posterior: Posterior) -> Floats:

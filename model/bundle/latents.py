@@ -54,9 +54,7 @@ def posterior_samples(mean: ArrayLike, log_variance: ArrayLike, k: int, *, seed:
     """
     mean, log_variance = _pair(mean, log_variance)
     noise = posterior_noise(len(mean), k, mean.shape[1], seed=seed, first=first)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and callers look for that
-        scale = np.exp(0.5 * log_variance)
-        return (mean[:, None, :] + scale[:, None, :] * noise).astype(np.float32)
+    return _reparameterized(mean[:, None, :], log_variance[:, None, :], noise)
 
 
 def binary_draws(grey: Floats, *, seed: int, first: int = 0) -> Floats:
@@ -85,11 +83,11 @@ def standard_normal_log_density(latents: ArrayLike) -> NDArray[np.float64]:
 
 def gaussian_draws(mean: Floats, log_variance: Floats, noise: Floats) -> tuple[Floats, Floats]:
     """Latents mean + exp(log_variance / 2) * noise (..., D), and log N(latent; mean, diag(exp(log_variance))) (...) in
-    nats; all float32, what overflows is infinite."""
+    nats; all float32, what overflows is infinite. The latents are those of `posterior_samples`, to the last bit."""
+    latents = _reparameterized(mean.astype(np.float64), log_variance.astype(np.float64), noise)
     with np.errstate(over="ignore", invalid="ignore"):
-        latents = mean + np.exp(0.5 * log_variance) * noise
         density = standard_normal_log_density(noise) - 0.5 * log_variance.sum(axis=-1, dtype=np.float64)
-        return latents.astype(np.float32), density.astype(np.float32)
+        return latents, density.astype(np.float32)
 
 
 def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> NDArray[np.float64]:
@@ -157,6 +155,12 @@ def traverse(latent: ArrayLike, dimension: int, low: float, high: float, steps: 
     frames = np.repeat(start[None], steps, axis=0)
     frames[:, dimension] = np.linspace(low, high, steps)
     return frames
+
+
+def _reparameterized(mean: NDArray[np.float64], log_variance: NDArray[np.float64], noise: Floats) -> Floats:
+    """In float64: NumPy's exp of float32 rounds differently on different machines."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and callers look for that
+        return (mean + np.exp(0.5 * log_variance) * noise).astype(np.float32)
 
 
 def _noise(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

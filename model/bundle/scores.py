@@ -41,32 +41,35 @@ class Scores(NamedTuple):
     effective_sample_size: Doubles
     """(sum w)^2 / sum w^2 of the k importance weights, between 1 and k (Kong 1992)."""
     kl: Doubles
-    """KL(q(z|x) || p(z)): in closed form for a diagonal Gaussian, else the mean of log q - log p over the draws."""
+    """KL(q(z|x) || p(z)): in closed form for a diagonal Gaussian under N(0, I), else the mean of log q - log p over the
+    draws."""
     distortion: Doubles
     """-E_q[log p(x|z)], the mean over the draws."""
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """Whether log_likelihood rests on more than one draw."""
+        """Whether the effective sample size is at least `LEAST_EFFECTIVE`."""
         return self.effective_sample_size >= LEAST_EFFECTIVE
 
 
 def observed(
     images: NDArray[np.float32] | NDArray[np.uint8], likelihood: LikelihoodSpec, *, seed: int, first: int = 0
-) -> Floats:
-    """Images (N, H, W, C), uint8 or float32 in [0, 1], as what the likelihood describes: float32 in [0, 1].
+) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """Images (N, H, W, C), uint8 or float32 in [0, 1], as what the likelihood describes, for `to_network`.
 
     Where training binarized dynamically, each pixel is drawn from Bernoulli(grey value), by the seed, of which row 0
-    is image ``first``; where the data were binary, what is at least a half is white. A picture that is binary already
-    stays as it is. Grey values under a Bernoulli of which nothing was binarized stay grey, and have no likelihood
-    (`has_likelihood`).
+    is image ``first``; where the data were binary, what is at least a half is white: float32, 0 or 1. A picture that is
+    binary already stays as it is. Where training binarized nothing, the images are given back. Grey values under such a
+    Bernoulli have no likelihood (`has_likelihood`).
     """
+    if likelihood.binarization == "none":
+        return images
     grey = images.astype(np.float32)
     if images.dtype == np.uint8:
         grey /= np.float32(255)
     if likelihood.binarization == "dynamic":
         return binary_draws(grey, seed=seed, first=first)
-    return (grey >= 0.5).astype(np.float32) if likelihood.binarization == "static" else grey
+    return (grey >= 0.5).astype(np.float32)
 
 
 def has_likelihood(likelihood: LikelihoodSpec) -> bool:

@@ -5,8 +5,6 @@ A family is a module: most have no weights of their own, since the encoder gives
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Literal
 
@@ -129,16 +127,20 @@ class Family(nn.Module, ABC):
         mean, raw_log_variance, extra = torch.split(raw, [self.dimension, self.dimension, self.extra], dim=-1)
         return DiagonalGaussian.bounded(mean, raw_log_variance), extra
 
-    @contextmanager
-    def in_a_graph(self) -> Iterator[None]:
-        """Around an export: what depends on the numbers on the way is done a fixed number of times."""
-        yield
-
     def parts(self, extra: Tensor) -> list[Tensor]:
         """The parameters ``(N, *shape)`` in ``extra`` ``(N, E)``."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         pieces = torch.split(extra, sizes, dim=-1)
         return [torch.unflatten(piece, -1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def settled(self, extra: Tensor, *, in_a_graph: bool = False) -> Tensor:
+        """Further parameters ``(N, E)`` as bundles have them: what is the same for all draws of an image is made. In a
+        graph what depends on the numbers on the way is done a fixed number of times."""
+        return extra
+
+    def of_settled(self, base: DiagonalGaussian, settled: Tensor) -> Posterior:
+        """`of`, given what `settled` gave."""
+        return self.of(base, settled)
 
     @abstractmethod
     def of(self, base: DiagonalGaussian, extra: Tensor) -> Posterior:
@@ -207,21 +209,19 @@ class Orthogonal(Family):
     def __init__(self, dimension: int, settings: OrthogonalSettings) -> None:
         m, steps = settings.bottleneck, settings.steps
         super().__init__(dimension, (steps, m, m + 1), (steps, m), (steps, dimension, m))
-        self._iterations: int | None = None
 
-    @contextmanager
-    def in_a_graph(self) -> Iterator[None]:
-        self._iterations = _ITERATIONS_IN_A_GRAPH
-        try:
-            yield
-        finally:
-            self._iterations = None
-
-    def of(self, base: DiagonalGaussian, extra: Tensor) -> Posterior:
+    def settled(self, extra: Tensor, *, in_a_graph: bool = False) -> Tensor:
         raw, b, turns = self.parts(extra)
         # The identity is added: the numbers of a fresh encoder are small, and small matrices hardly have a direction.
         start = torch.eye(self.dimension, turns.shape[-1], dtype=turns.dtype, device=turns.device)
-        q = orthonormal(start + turns, iterations=self._iterations)
+        q = orthonormal(start + turns, iterations=_ITERATIONS_IN_A_GRAPH if in_a_graph else None)
+        return torch.cat([part.flatten(1) for part in (raw, b, q)], -1)
+
+    def of(self, base: DiagonalGaussian, extra: Tensor) -> Posterior:
+        return self.of_settled(base, self.settled(extra))
+
+    def of_settled(self, base: DiagonalGaussian, settled: Tensor) -> Posterior:
+        raw, b, q = self.parts(settled)
         maps: list[Map] = []
         for index in range(raw.shape[1]):
             rotate = partial(times, q[:, index].mT)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.batcher import Nobody
+from app.batcher import Batcher, Nobody
+from app.graphs import Packed
 from tests.app.batching import Array, Graph, Run, batching, rows, warm
 
 
@@ -92,5 +93,37 @@ def test_a_fault_beside_the_graph_fails_its_batch_and_no_more(
             sound = True
             assert (await batcher.submit(rows(3)))[0] == 6
         assert all(isinstance(result, Exception) for result in failed)
+
+    run(scenario())
+
+
+class Awkward(Packed):
+    """Rows that see whether the lock is held where they are put together, and may fail there."""
+
+    def __init__(self, batcher: Batcher, values: Array, *, broken: bool) -> None:
+        super().__init__(values)
+        self._lock, self._broken, self.locked = batcher._runners.changed, broken, list[bool]()
+
+    def __getitem__(self, which: slice) -> Array:
+        self.locked.append(self._lock._is_owned())  # type: ignore[attr-defined]
+        if self._broken:
+            raise MemoryError
+        return super().__getitem__(which)
+
+
+@pytest.mark.parametrize("on_the_spot", [0.0, 10.0])
+def test_rows_are_put_together_without_the_lock_and_fail_alone(run: Run, on_the_spot: float) -> None:
+    async def scenario() -> None:
+        graph = Graph()
+        async with batching(graph, on_the_spot=on_the_spot) as batcher:
+            await warm(batcher, graph)
+            good, bad = Awkward(batcher, rows(1, 2), broken=False), Awkward(batcher, rows(3), broken=True)
+            found = [batcher.submit(each) for each in (good, bad)]
+            doubled, _ = await found[0]
+            with pytest.raises(MemoryError):
+                await found[1]
+            assert (await batcher.submit(rows(4)))[0] == 8  # the thread has outlived it
+        assert doubled[:, 0].tolist() == [2, 4]
+        assert not any(good.locked + bad.locked)
 
     run(scenario())

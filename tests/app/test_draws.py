@@ -2,14 +2,13 @@
 mixture. All of it is what the bundle itself gives for the same noise."""
 
 import base64
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from app.graphs import Packed
 from model.bundle.errors import BundleError
 from model.bundle.latents import interpolate, posterior_noise
 from model.bundle.manifest import PRIOR
@@ -18,7 +17,7 @@ from model.bundle.prior import Mixture, write_prior
 from model.bundle.runtime import Bundle, Posterior
 from model.bundle.scores import percentile, score_images
 from model.bundle.store import open_bundle
-from tests.app.client import NPY, assert_problem, grey, npy, picture, running, un_npy
+from tests.app.client import NPY, assert_problem, engine_of, grey, npy, picture, running, un_npy
 from tests.support.tiny import rewrite, write_tiny_bundle
 
 Run = Callable[[Coroutine[object, object, None]], None]
@@ -202,6 +201,60 @@ def test_arrays_of_a_flow(run: Run, folders: dict[str, Path]) -> None:
     run(scenario())
 
 
+def test_only_what_is_answered_is_drawn(run: Run, folders: dict[str, Path]) -> None:
+    async def scenario() -> None:
+        async with running(folders["flow"]) as client:
+            batcher, rows = engine_of(client).models["tiny"].batchers["posterior"], list[int]()
+            compute = batcher._run
+
+            def counted(batch: np.ndarray) -> Sequence[np.ndarray]:
+                rows.append(len(batch))
+                return compute(batch)
+
+            batcher._run = counted
+            for query, wanted in (
+                ("output=mean", 0),
+                ("output=posterior", 0),
+                ("output=latent", 3),
+                ("output=samples&samples=5", 15),
+            ):
+                response = await client.post(f"/encode?{query}", content=npy(grey(3)), headers=dict(NPY))
+                assert response.status_code == 200
+                assert sum(rows) == wanted, query
+                rows.clear()
+            sent = {"content": npy(grey(3)), "headers": {"content-type": "application/x-npy"}}
+            assert (await client.post("/encode?samples=5", **sent)).status_code == 200  # type: ignore[arg-type]
+            assert sum(rows) == 3 + 3 * 64
+
+    run(scenario())
+
+
+def test_more_latents_than_memory_is_given_are_refused_before_any_is_drawn(run: Run, folders: dict[str, Path]) -> None:
+    async def scenario() -> None:
+        async with running(folders["flow"], max_npy_numbers=3 * 64 * 2 - 1) as client:
+            sent = {"content": npy(grey(3)), "headers": {"content-type": "application/x-npy"}}
+            for path in ("/encode", "/score"):
+                document = assert_problem(await client.post(path, **sent), 422, "invalid")  # type: ignore[arg-type]
+                assert "latents to be drawn would hold more than 383 numbers" in str(document["detail"])
+            response = await client.post("/encode?output=samples&samples=60", content=npy(grey(3)), headers=dict(NPY))
+            assert response.status_code == 200
+
+    run(scenario())
+
+
+def test_a_divergence_that_is_no_number_is_no_null(
+    run: Run, monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]
+) -> None:
+    monkeypatch.setattr(Mixture, "log_density", lambda self, latents: np.full(np.shape(latents)[:-1], -np.inf))
+
+    async def scenario() -> None:
+        async with running(folders["vamp"]) as client:
+            sent = {"content": npy(grey(1)), "headers": {"content-type": "application/x-npy"}}
+            assert_problem(await client.post("/encode", **sent), 500, "model-failure")  # type: ignore[arg-type]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_pictures_of_a_flow_are_of_its_latents_and_not_of_the_mean(
     run: Run, folders: dict[str, Path], shortcut: bool
@@ -257,15 +310,3 @@ def test_a_mixture_that_is_not_there_is_refused(folders: dict[str, Path], tmp_pa
     rewrite(folder, lambda raw: raw.update(prior={"family": "vamp", "components": 5}))
     with pytest.raises(BundleError, match=r"manifest\.json: lists no prior\.npz"):
         open_bundle(folder)
-
-
-# --- rows for graphs with several inputs
-
-
-def test_packed_rows_are_the_inputs_side_by_side() -> None:
-    few, many = np.arange(6, dtype=np.float32).reshape(3, 2), np.arange(12, dtype=np.float32).reshape(12, 1)
-    packed = Packed(few, many)
-    whole = np.concatenate([np.repeat(few, 4, axis=0), many], axis=1)
-    assert len(packed) == 12
-    for rows in (slice(None), slice(0, 5), slice(5, 12), slice(11, 40)):
-        np.testing.assert_array_equal(packed[rows], whole[rows])

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from model.bundle.latents import (
     MAX_SEED,
     PathKind,
+    gaussian_draws,
     gaussian_kl,
     interpolate,
     posterior_noise,
@@ -246,3 +247,15 @@ def test_an_arc_beyond_float32_is_infinite_and_says_nothing() -> None:
         frames = interpolate([[3e38, 3e38], [3e38, -3e38]], 3)
     assert frames[1, 0] == np.inf
     assert np.isfinite(frames[[0, 2]]).all()
+
+
+def test_draws_are_the_samples_of_the_seed_bit_for_bit() -> None:
+    random = np.random.default_rng(0)
+    mean, log_variance = (random.normal(size=(3, 500)).astype(np.float32) for _ in range(2))
+    noise = posterior_noise(3, 4, 500, seed=2)
+    latents, log_density = gaussian_draws(mean[:, None], log_variance[:, None], noise)
+    assert_array_equal(latents, posterior_samples(mean, log_variance, 4, seed=2))
+    squared = (latents - mean[:, None].astype(np.float64)) ** 2 / np.exp(log_variance[:, None].astype(np.float64))
+    wanted = -0.5 * (squared + log_variance[:, None] + np.log(2 * np.pi)).sum(-1)
+    assert_allclose(log_density, wanted, rtol=1e-5)
+    assert latents.dtype == log_density.dtype == np.float32

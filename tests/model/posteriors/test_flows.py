@@ -275,3 +275,32 @@ def test_a_flow_of_no_maps_is_its_base(generator: Generator) -> None:
     latent, log_density = Flow(base, []).draw(noise)
     assert torch.equal(latent, noise)
     torch.testing.assert_close(log_density, base.log_density(latent))
+
+
+@on_all
+@pytest.mark.parametrize("in_a_graph", [False, True])
+def test_settled_parameters_make_the_same_draws(
+    settings: PosteriorSettings, in_a_graph: bool, generator: Generator
+) -> None:
+    family = build_family(settings, D).double()
+    base, extra = family.split(raw_of(settings, generator))
+    noise = torch.randn(7, 4, D, generator=generator, dtype=torch.float64)
+    settled = family.settled(extra, in_a_graph=in_a_graph)
+    assert settled.shape == (4, family.extra)
+    for found, wanted in zip(
+        family.of_settled(base, settled).draw(noise), family.of(base, extra).draw(noise), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_a_matrix_is_made_orthonormal_once_an_image_and_not_once_a_draw(
+    monkeypatch: pytest.MonkeyPatch, generator: Generator
+) -> None:
+    settings = OrthogonalSettings(kind="sylvester-orthogonal", steps=2, bottleneck=3)
+    family = build_family(settings, D).double()
+    base, extra = family.split(raw_of(settings, generator))
+    settled = family.settled(extra)
+    q = family.parts(settled)[-1]
+    torch.testing.assert_close(q.mT @ q, torch.eye(3, dtype=q.dtype).expand(4, 2, 3, 3))
+    monkeypatch.setattr("model.posteriors.families.orthonormal", None)
+    family.of_settled(base, settled).draw(torch.zeros(4, D, dtype=torch.float64))
