@@ -43,7 +43,10 @@ class Area(NamedTuple):
 
 def area(normal: Doubles, other: Doubles) -> Area:
     """How often an other's score (M,) is lower than a normal one's (N,), ties counted half: the AUROC of the score as
-    a detector of others (Mann and Whitney, 1947), with the standard error of Hanley and McNeil (1982).
+    a detector of others (Mann and Whitney, 1947).
+
+    The interval holds the areas that are no further from it than 1.96 of their own standard errors, which are those of
+    Hanley and McNeil (1982), as Newcombe (2006) has it: an area of 1 is no certainty.
 
     >>> area(np.array([2.0, 3.0]), np.array([0.0, 1.0])).value
     1.0
@@ -52,10 +55,20 @@ def area(normal: Doubles, other: Doubles) -> Area:
     above = len(normal) - np.searchsorted(ordered, other, "right")
     tied = np.searchsorted(ordered, other, "right") - np.searchsorted(ordered, other, "left")
     value = float((above + tied / 2).mean() / len(normal))
-    first, second = value / (2 - value), 2 * value**2 / (1 + value)
-    variance = value * (1 - value) + (len(other) - 1) * (first - value**2) + (len(normal) - 1) * (second - value**2)
-    error = math.sqrt(max(variance, 0.0) / (len(normal) * len(other)))
-    return Area(value, max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error))
+    low, high = (_furthest(value, end, len(normal), len(other)) for end in (0.0, 1.0))
+    return Area(value, low, high)
+
+
+def _furthest(value: float, end: float, normal: int, other: int) -> float:
+    """The area between ``value`` and ``end`` that is 1.96 of its standard errors from ``value``, by bisection."""
+    near, far = value, end  # at the end the error is 0
+    for _ in range(60):
+        area = (near + far) / 2
+        first, second = area / (2 - area), 2 * area**2 / (1 + area)
+        variance = area * (1 - area) + (other - 1) * (first - area**2) + (normal - 1) * (second - area**2)
+        within = abs(value - area) <= 1.96 * math.sqrt(max(variance, 0.0) / (normal * other))
+        near, far = (area, far) if within else (near, area)
+    return near
 
 
 def others(

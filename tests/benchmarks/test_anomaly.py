@@ -1,5 +1,6 @@
 """The area under a ROC curve is what scikit-learn says, and others are what their names say."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,22 @@ def test_the_area_is_scikit_learns(shift: float) -> None:
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.25)
 
 
-def test_what_is_always_lower_is_always_found() -> None:
-    assert area(np.array([5.0, 6.0]), np.array([1.0, 2.0])) == (1.0, 1.0, 1.0)
+def test_what_is_always_lower_is_always_found_and_a_few_are_no_proof() -> None:
+    few = area(np.array([5.0, 6.0]), np.array([1.0, 2.0]))
+    many = area(np.arange(1000.0) + 5, np.arange(1000.0) - 1000)
+    one = area(np.arange(1000.0) + 5, np.array([1.0]))
+    assert few.value == few.high == many.value == one.value == 1
+    assert 0.1 < few.low < one.low < 0.9 < 0.99 < many.low < 1
+    never = area(np.array([1.0, 2.0]), np.array([5.0, 6.0]))
+    assert never.low == never.value == 0
+    assert never.high == pytest.approx(1 - few.low)
+
+
+@pytest.mark.parametrize("shift", [-1.0, -3.0])
+def test_intervals_hold_the_area_as_often_as_they_say(shift: float) -> None:
+    random, exact = np.random.default_rng(0), 0.5 * math.erfc(shift / 2)
+    found = [area(random.normal(size=60), random.normal(size=30) + shift) for _ in range(500)]
+    assert 0.9 < np.mean([each.low <= exact <= each.high for each in found]) <= 1
 
 
 def test_others_are_made_of_digits_and_read_from_files(bundle: Bundle, tmp_path: Path) -> None:
