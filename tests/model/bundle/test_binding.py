@@ -63,6 +63,19 @@ def test_all_batch_sizes_in_any_order_give_what_a_plain_run_gives(plain: Bundle,
     assert bound.decode(np.zeros((0, 4), np.float32)).shape == (0, 3, 10, 8)
 
 
+def test_graphs_with_several_inputs_give_what_a_plain_run_gives(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "flow", height=10, width=8, channels=3, latent_dim=4, flow=True, scores=True)
+    plain, bound = open_bundle(folder, PLAIN), open_bundle(folder, BOUND)
+    for size in (1, 7, 3, 7):
+        images, noise = pictures(size, size), prior_latents(size, 4, seed=size)
+        posterior = plain.encode(images)
+        for got, wanted in zip(bound.draw(posterior, noise), plain.draw(posterior, noise), strict=True):
+            assert_array_equal(got, wanted)
+        assert_array_equal(bound.log_likelihood(noise, images), plain.log_likelihood(noise, images))
+    with pytest.raises(ModelFault, match="the likelihood failed"):
+        bound.log_likelihood(noise, images[:-1])
+
+
 def test_what_was_answered_stays_as_it_was(plain: Bundle, bound: Bundle) -> None:
     latents = [prior_latents(5, 4, seed=seed) for seed in range(4)]
     answers = [bound.decode(rows) for rows in latents]
