@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.bundle.manifest import ImageSpec, LatentSpec, LikelihoodSpec, PosteriorFamily, PosteriorSpec, PriorSpec
+from model.bundle.manifest import (
+    ImageSpec,
+    LatentSpec,
+    LikelihoodSpec,
+    PosteriorFamily,
+    PosteriorSpec,
+    PriorSpec,
+    ScoredImages,
+)
 from model.bundle.measurements import Metrics
 
 Vector = Annotated[list[float], Field(description="A latent: D numbers.")]
@@ -83,6 +91,7 @@ class ModelAnswer(_Answer):
     prior: PriorSpec
     likelihood: LikelihoodSpec
     scores: bool = Field(description="Whether /score answers for it.")
+    validation_scores: ScoredImages | None = Field(description="What percentiles of /score are of; null: it has none.")
     metrics: Metrics | None = Field(description="What was measured, with its protocol; null if nothing was.")
 
 

@@ -177,6 +177,7 @@ def _about(model: Model) -> ModelAnswer:
         posterior=manifest.posterior,
         prior=manifest.prior,
         scores=manifest.graphs.likelihood is not None,
+        validation_scores=manifest.scores,
         likelihood=manifest.likelihood,
         metrics=manifest.metrics,
     )

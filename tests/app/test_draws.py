@@ -95,6 +95,9 @@ def test_a_picture_is_scored_and_its_seed_told(run: Run, scoring: Path) -> None:
             sent = {"content": picture(grey(1)[0]), "headers": {"content-type": "image/png"}}
             first = await client.post("/score", **sent)  # type: ignore[arg-type]
             assert first.json()["k"] == 64
+            about = (await client.get("/models/tiny")).json()
+            assert about["scores"] is True
+            assert about["validation_scores"] == {"split": "validation", "images": 20, "samples": 16, "seed": 0}
             again = await client.post(f"/score?seed={first.headers['x-seed']}", **sent)  # type: ignore[arg-type]
             assert again.json() == first.json()
 
@@ -124,8 +127,10 @@ def test_a_bundle_without_a_likelihood_says_so(run: Run, folders: dict[str, Path
             response = await client.post("/score", content=picture(grey(1)[0]), headers={"content-type": "image/png"})
             document = assert_problem(response, 422, "invalid", pointer="?model")
             assert "has no likelihood graph" in str(document)
-            assert (await client.get("/models/tiny")).json()["scores"] is False
-            assert (await client.get("/models/tiny")).json()["prior"] == {"family": "vamp", "components": 5}
+            about = (await client.get("/models/tiny")).json()
+            assert about["scores"] is False
+            assert about["validation_scores"] is None
+            assert about["prior"] == {"family": "vamp", "components": 5}
 
     run(scenario())
 
