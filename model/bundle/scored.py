@@ -86,4 +86,5 @@ def _columns(bundle: Bundle, scores: Scores) -> list[list[str]]:
 
 
 def _numbers(values: NDArray[np.float64]) -> list[str]:
-    return [f"{value:.6g}" for value in values.tolist()]
+    # Large pictures have millions of nats, of which single ones count.
+    return [f"{value:.10g}" for value in values.tolist()]

@@ -11,7 +11,7 @@ from model.bundle.drawing import encode_picture
 from model.bundle.errors import OfflineError, OutputError
 from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.scored import COLUMNS, check_scoring, save_scores, score_pictures
-from model.bundle.scores import percentile, score_images
+from model.bundle.scores import Scores, percentile, score_images
 from model.bundle.store import open_bundle
 from tests.support.tiny import rewrite, write_tiny_bundle
 
@@ -62,6 +62,14 @@ def test_what_a_bundle_does_not_have_is_an_empty_cell(tmp_path: Path) -> None:
     (row,) = scored(grey, folder_of(tmp_path, images(1)), tmp_path / "scores.csv")
     assert row["log_likelihood"] == row["effective_sample_size"] == row["reliable"] == row["bits_per_dim"] == ""
     assert float(row["elbo"]) == pytest.approx(-(float(row["kl"]) + float(row["distortion"])), rel=1e-4)
+
+
+def test_a_nat_of_millions_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    many = np.array([-3_037_189.25])
+    save_scores(bundle, tmp_path / "scores.csv", iter([(["a"], Scores(many, many, many, many, -many))]))
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["elbo"]) == float(row["log_likelihood"]) == -float(row["distortion"]) == many[0]
 
 
 def test_no_pictures_leave_no_table(bundle: Bundle, tmp_path: Path) -> None:
