@@ -29,9 +29,11 @@ async def centers(model: Model, encoded: Outputs, call: Call) -> Array:
 async def drawn(model: Model, encoded: Outputs, count: int, seed: int, call: Call) -> tuple[Array, Array]:
     """``count`` latents (N, count, D) from each posterior, and their log density (N, count) in nats.
 
-    Raises ModelFailure where a posterior is too wide for that, and as Batcher.submit does.
+    Raises ModelFailure where a posterior is too wide for that, Overloaded where others draw too much, and as
+    Batcher.submit does.
     """
     n, dim = encoded[0].shape
+    call.draws(n * count * dim)
     noise = await call.codec("latents", partial(posterior_noise, n, count, dim, seed=seed), light=False)
     if model.manifest.posterior.is_diagonal:
         mean, log_variance = encoded[0][:, None], encoded[1][:, None]

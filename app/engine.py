@@ -73,7 +73,7 @@ class Engine:
         self.ledger = Ledger(metrics, settings)
         self.models: dict[str, Model] = {}
         self.default = ""
-        self._receiving = self._working = self._held = 0
+        self._receiving = self._working = self._held = self._drawn = 0
         self._warm = self._leaving = self._refusing = False
         self._failure = ""
         self._warming: asyncio.Task[None] | None = None
@@ -223,6 +223,16 @@ class Engine:
         """
         self._held += size
         if size > 0 and self._held > self.settings.max_waiting * self.settings.max_body_bytes:
+            raise Overloaded
+
+    def hold_drawn(self, numbers: int) -> None:
+        """Count so many more numbers of latents that are drawn on the way to an answer, or fewer. They may be twice as
+        many as one request may draw.
+
+        Raises Overloaded beyond that.
+        """
+        self._drawn += numbers
+        if numbers > 0 and self._drawn > 2 * self.settings.max_npy_numbers:
             raise Overloaded
 
     def did(self, stage: Stage, seconds: float) -> None:

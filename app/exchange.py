@@ -32,7 +32,7 @@ class Call:
     """What an operation gets. ``read`` gives the whole body; it is called at most once, after the cheap checks."""
 
     __slots__ = (
-        "_begun", "_body", "_client_gone", "_late", "_length", "_listener", "_receive", "_size", "_task",
+        "_begun", "_body", "_client_gone", "_drawn", "_late", "_length", "_listener", "_receive", "_size", "_task",
         "accept", "content_type", "engine", "note", "query_string",
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ class Call:
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._listener: asyncio.Task[None] | None = None
         self._client_gone = self._late = self._begun = False
-        self._size = 0
+        self._size = self._drawn = 0
 
     def query(self, shape: type[Q]) -> Q:
         """The query string as ``shape``: unknown, repeated or ill-formed parameters are refused (Invalid)."""
@@ -146,6 +146,12 @@ class Call:
             f"A request body may have at most {most} bytes.", headers={"Connection": "close"} if close else None
         )
 
+    def draws(self, numbers: int) -> None:
+        """Count so many numbers of latents that the request is about to draw. Raises Overloaded where the requests in
+        work hold too many."""
+        self._drawn += numbers
+        self.engine.hold_drawn(numbers)
+
     def client_left(self) -> bool:
         """Was the request cancelled because its client has gone? Then the cancellation has done its work."""
         return self._client_gone and self._task.uncancel() == 0
@@ -153,6 +159,7 @@ class Call:
     def close(self) -> None:
         """Give back what the request held."""
         self.engine.hold(-self._size)
+        self.engine.hold_drawn(-self._drawn)
         self.engine.dismiss(begun=self._begun)
         if self._listener is not None:
             self._listener.cancel()

@@ -20,8 +20,15 @@ def check_numbers(limits: Settings, numbers: int, media: str) -> None:
         raise Invalid(f"The answer would hold more than {limits.max_npy_numbers} numbers; ask for less.")
 
 
-def check_drawn(limits: Settings, latents: int, dim: int) -> None:
-    """Raises Invalid for more numbers in the latents that are drawn on the way than an answer could hold."""
+def check_drawn(limits: Settings, images: int, each: int, dim: int) -> None:
+    """Raises Invalid where more latents are to be drawn on the way than ``max_draws``, or with more numbers than an
+    answer could hold."""
+    latents = images * each
+    if latents > limits.max_draws:
+        raise Invalid(
+            f"{each} draws for each of {images} images are more than {limits.max_draws}; send fewer images, or ask for "
+            "less."
+        )
     if latents * dim > limits.max_npy_numbers:
         raise Invalid(
             f"The latents to be drawn would hold more than {limits.max_npy_numbers} numbers; send fewer images, or ask "

@@ -96,7 +96,7 @@ class EncodeByDraws(Encode):
         return self._media == JSON or self._query.output == "latent"
 
     def _given(self, images: Rows) -> Given:
-        check_drawn(self._reading.limits, len(images) * self._draws, self.model.manifest.latent.dim)
+        check_drawn(self._reading.limits, len(images), self._draws, self.model.manifest.latent.dim)
         return super()._given(images)._replace(seed=seed_of(self._query.seed) if self._draws else None)
 
     async def compute(self, call: Call, given: Given) -> Outputs:

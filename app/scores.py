@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from app.answers import Answer, answer, json_body
 from app.draws import drawn
-from app.errors import Invalid, ModelFailure
+from app.errors import ModelFailure
 from app.exchange import Call
 from app.graphs import Packed
 from app.images import Fitted, Reading
@@ -43,12 +43,7 @@ class Score(Plan):
     def _read(self, body: bytes, seed: int) -> Fitted:
         """The images of a body as the likelihood describes them, (N, H, W, C)."""
         images: Fitted = self._reading.read(body)
-        limits, draws = self._reading.limits, len(images) * self._query.k
-        if draws > limits.max_score_draws:
-            raise Invalid(
-                f"The images times k may be at most {limits.max_score_draws}; send fewer images, or ask for less."
-            )
-        check_drawn(limits, draws, self._model.manifest.latent.dim)
+        check_drawn(self._reading.limits, len(images), self._query.k, self._model.manifest.latent.dim)
         return observed(images, self._model.manifest.likelihood, seed=seed)
 
     def _write(self, encoded: Outputs, latents: Array, log_density: Array, log_likelihood: Array, seed: int) -> Answer:

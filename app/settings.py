@@ -96,8 +96,11 @@ class Settings(BaseSettings):
     max_items: int = Field(256, ge=1, le=65536, description="Most images or latents in a request; more get 422.")
     max_count: int = Field(256, ge=1, le=65536, description="Largest n, samples, and steps x segments; more get 422.")
     max_score_samples: int = Field(1024, ge=1, le=65536, description="Largest k of /score; more get 422.")
-    max_score_draws: int = Field(
-        2**14, ge=1, le=2**24, description="Most latents that a /score request draws, k for each image; more get 422."
+    max_draws: int = Field(
+        2**14,
+        ge=1,
+        le=2**24,
+        description="Most latents a request draws where each takes work: /score, /encode with a flow; more get 422.",
     )
     max_pixels: int = Field(16_800_000, ge=1, description="Most pixels of one picture, by its header; more get 413.")
     max_total_pixels: int = Field(2**27, ge=1, description="Most pixels of a request's pictures in all; more get 413.")

@@ -106,7 +106,7 @@ def test_a_picture_is_scored_and_its_seed_told(run: Run, scoring: Path) -> None:
 
 def test_what_a_score_cannot_be_is_refused(run: Run, folders: dict[str, Path]) -> None:
     async def scenario() -> None:
-        async with running(folders["diagonal"], max_score_samples=50, max_score_draws=90) as client:
+        async with running(folders["diagonal"], max_score_samples=50, max_draws=90) as client:
             headers = {"content-type": "application/x-npy"}
             for query, pointer in (("k=51", "?k"), ("k=0", "?k"), ("format=npy", "?format"), ("seed=-1", "?seed")):
                 response = await client.post(f"/score?{query}", content=npy(grey(1)), headers=headers)
@@ -114,7 +114,7 @@ def test_what_a_score_cannot_be_is_refused(run: Run, folders: dict[str, Path]) -
             document = assert_problem(
                 await client.post("/score?k=46", content=npy(grey(2)), headers=headers), 422, "invalid"
             )
-            assert "at most 90" in str(document)
+            assert "are more than 90" in str(document)
             assert (await client.post("/score?k=45", content=npy(grey(2)), headers=headers)).status_code == 200
             assert_problem(await client.post("/score", content=npy(grey(1)), headers=NPY), 406, "not-acceptable")
 
@@ -315,3 +315,34 @@ def test_a_mixture_that_is_not_there_is_refused(folders: dict[str, Path], tmp_pa
     rewrite(folder, lambda raw: raw.update(prior={"family": "vamp", "components": 5}))
     with pytest.raises(BundleError, match=r"manifest\.json: lists no prior\.npz"):
         open_bundle(folder)
+
+
+def test_draws_of_all_requests_are_bounded_and_given_back(run: Run, folders: dict[str, Path]) -> None:
+    """Twice what one may draw: a third one that is as large is told to come later, and may come when one is over."""
+    headers = {"content-type": "application/x-npy"}
+
+    async def scenario() -> None:
+        async with running(folders["flow"], max_npy_numbers=2 * 64 * 10) as client:
+            engine = engine_of(client)
+            assert (await client.post("/score?k=64", content=npy(grey(10)), headers=headers)).status_code == 200
+            assert engine._drawn == 0
+            engine.hold_drawn(2 * 64 * 10 + 1)
+            answer = await client.post("/score?k=64", content=npy(grey(10)), headers=headers)
+            assert_problem(answer, 503, "overloaded")
+            assert answer.headers["retry-after"]
+            assert engine._drawn == 2 * 64 * 10 + 1
+            engine.hold_drawn(-engine._drawn)
+            assert (await client.post("/encode", content=npy(grey(10)), headers=headers)).status_code == 200
+
+    run(scenario())
+
+
+def test_draws_of_a_flow_are_bounded_for_encode_too(run: Run, folders: dict[str, Path]) -> None:
+    async def scenario() -> None:
+        async with running(folders["flow"], max_draws=200) as client:
+            headers = {"content-type": "application/x-npy"}
+            assert (await client.post("/encode?samples=100", content=npy(grey(2)), headers=headers)).status_code == 200
+            answer = await client.post("/encode?samples=101", content=npy(grey(2)), headers=headers)
+            assert "101 draws for each of 2 images are more than 200" in str(assert_problem(answer, 422, "invalid"))
+
+    run(scenario())
