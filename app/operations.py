@@ -71,8 +71,10 @@ def score(call: Call) -> Plan:
 
     `log_likelihood` is the bound L_k of Burda et al. (2015); `reliable` is false where its effective sample size is
     below 2: one draw has more than half of the weight there. Where the model's pixels are binary, grey ones are drawn
-    by the seed (dynamic) or cut at a half (static), as in training. `percentile` is the share of validation images with
-    a lower `elbo`. A Bernoulli of grey pixels that training did not binarize has no likelihood: what needs one is null.
+    by the seed (dynamic) or cut at a half (static), as in training; of a model with dynamic binarization send grey
+    pictures, as the validation images were: the draw of pixels moves a score by several nats. `percentile` is the share
+    of validation images with a lower `elbo`. A Bernoulli of grey pixels that training did not binarize has no
+    likelihood: what needs one is null.
     """
     query = call.query(ScoreQuery)
     model = call.model(query.model)

@@ -129,7 +129,7 @@ def _measured(facts: Facts) -> str:
         )
     precision = words.remark(facts.manifest)
     warning = [] if precision is None else [precision]
-    measured = [_protocol(metrics), _table(metrics), *_remarks(facts, metrics)]
+    measured = [_protocol(metrics), _table(metrics, facts.manifest.latent.dim), *_remarks(facts, metrics)]
     return "\n\n".join(["## Measured", *warning, *measured, *(_part(part) for part in parts_of(metrics))])
 
 
@@ -154,7 +154,7 @@ def _protocol(metrics: Metrics) -> str:
     )
 
 
-def _table(metrics: Metrics) -> str:
+def _table(metrics: Metrics, dim: int) -> str:
     k = metrics.protocol.importance_samples
     grey = ", of grey values not binarized" if metrics.protocol.binarization == "dynamic" else ""
     rows: list[tuple[str, Estimate | None, int, str]] = [
@@ -175,8 +175,7 @@ def _table(metrics: Metrics) -> str:
         lines.append(
             f"| effective sample size, mean | {size.mean:.1f} | smallest {size.minimum:.1f} | of {k} samples |"
         )
-    dimensions = len(metrics.kl_per_dimension)
-    lines.append(f"| active units (Burda et al., 2015) | {metrics.active_units} | | of {dimensions} dimensions |")
+    lines.append(f"| active units (Burda et al., 2015) | {metrics.active_units} | | of {dim} dimensions |")
     return "\n".join(lines)
 
 

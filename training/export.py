@@ -147,7 +147,7 @@ def export(
             f"{config.model.prior.kind}: use float32"
         )
     if not replace and destination.is_dir() and any(destination.iterdir()):
-        raise ExportError(f"{destination}: exists already, and replacing it was not asked for")
+        raise ExportError(f"{destination}: exists already, and replacing it was not asked for (--replace)")
     model, step = load_best(run)
     training, validation = training_images(run, data_dir=data_dir, console=console)
     manifest = _manifest(config, version, model, _metrics(run, step), provenance.git_commit)

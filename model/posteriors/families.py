@@ -278,7 +278,10 @@ def check_dimension(settings: PosteriorSettings, dimension: int) -> None:
         case FullSettings() if dimension < 2:
             raise ValueError("a full covariance needs two latent dimensions or more")
         case OrthogonalSettings(bottleneck=bottleneck) if bottleneck > dimension:
-            raise ValueError(f"bottleneck = {bottleneck} is more than the {dimension} latent dimensions")
+            raise ValueError(
+                f"bottleneck = {bottleneck} is more than the {dimension} latent dimensions: set "
+                f"model.posterior.bottleneck to {dimension} or less"
+            )
 
 
 def build_family(settings: PosteriorSettings, dimension: int) -> Family:

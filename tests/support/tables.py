@@ -80,7 +80,8 @@ def commands_table() -> str:
 
 def results_table() -> str:
     """What the bundle that ships measured, from its manifest: protocol and numbers are of one file."""
-    metrics = verify_files(PRETRAINED).metrics
+    manifest = verify_files(PRETRAINED)
+    metrics = manifest.metrics
     assert metrics is not None
     protocol, size = metrics.protocol, metrics.effective_sample_size
     assert size is not None
@@ -97,7 +98,7 @@ def results_table() -> str:
         if each
     ]
     rows.append(("effective sample size, mean", f"{size.mean:.1f}", "", f"of {k} samples"))
-    rows.append(("active units", str(metrics.active_units), "", f"of {len(metrics.kl_per_dimension)} dimensions"))
+    rows.append(("active units", str(metrics.active_units), "", f"of {manifest.latent.dim} dimensions"))
     head = (
         f"{protocol.images:,} {protocol.split} images of {protocol.dataset}, {protocol.binarization} binarization, "
         f"{k:,} importance samples an image, seed {protocol.seed}; intervals are 95% confidence intervals over images."

@@ -70,6 +70,7 @@ def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> Non
     assert not (tmp_path / "bundle").exists()
     card = (export(run, tmp_path / "bundle", "1", data_dir=None, console=console) / CARD).read_text(encoding="utf-8")
     assert anatomy.posterior(run.config().model.posterior) in card
+    assert " | | of 3 dimensions |" in card
     assert "| `posterior.onnx` | `mean` [N, 3], `log_variance` [N, 3], `parameters` [N, " in card
     assert ("in closed form" in card) == (posterior["kind"] == "full")
 
