@@ -175,6 +175,9 @@ def test_annealing_stands_with_its_protocol_and_with_what_it_makes_of_the_bound(
     other = _card(metrics, annealing=_annealing(metrics, simulated="prior"))
     assert "100 simulated images, their chains from the prior." in other
     assert "which a flow does not shorten" in other
+    assert "is the tighter one" not in other
+    looser = _annealing(metrics).model_copy(update={"difference": Estimate(value=-0.2, low=-0.4, high=0.0)})
+    assert "Both are lower bounds, and L_5000 is the tighter one here" in _card(metrics, annealing=looser)
 
 
 def test_gaps_stand_with_what_log_likelihood_they_are_from() -> None:
