@@ -61,8 +61,8 @@ def _annealing(found: Annealing) -> Part:
     remarks = []
     if found.difference.value < 0:
         remarks.append(
-            f"Both are lower bounds, and L_{k} is the tighter one here: annealing needs more temperatures to be worth its "
-            "time."
+            f"Both are lower bounds, and L_{k} is the tighter one here: annealing needs more temperatures to be worth "
+            "its time."
         )
     if protocol.simulated_initial != protocol.initial:
         how += f", their chains from {_FROM[protocol.simulated_initial]}"
