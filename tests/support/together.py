@@ -38,6 +38,8 @@ def main(folder: str, death: str) -> None:
     complete = train(shared_config(), Path(folder), data_dir=None, resume=False, console=console, world=world)
     # In one piece: the other process writes into the same pipe.
     os.write(1, f"rank {world.rank}: {'complete' if complete else 'stopped'}\n".encode())
+    sys.stdout.flush()
+    os._exit(0)  # what is tested is over; PyTorch's threads have been seen to abort an interpreter that ends
 
 
 if __name__ == "__main__":
