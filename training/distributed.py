@@ -15,6 +15,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Before any group: this module keeps the group of the time when it is imported, as the default of its arguments. An
+# optimizer's first step imports it, and the group would outlive its end, with threads that now and then abort an
+# interpreter that ends.
+import torch.distributed.nn
 from torch import Tensor
 
 from training.config import RunConfig

@@ -117,7 +117,8 @@ def test_one_that_is_told_stops_all_and_they_go_on_bit_for_bit(together: tuple[R
     folder = tmp_path / "run"
     out, _ = finished(torchrun("tests.support.together", folder, "1:8"))
     assert "interrupted after step 8; a checkpoint is written" in out
-    assert {"rank 0: stopped", "rank 1: stopped"} <= set(out.splitlines())
+    # PyTorch's threads that outlive the group can abort an interpreter that ends.
+    assert {f"rank {rank}: stopped, threads left: []" for rank in (0, 1)} <= set(out.splitlines())
     with pytest.raises(CheckpointError, match="number of processes was 2 and is 1"):
         run_digits(folder, shared_config(), resume=True)
     out, _ = finished(torchrun("training", folder, "--resume"))
