@@ -119,7 +119,7 @@ def evaluate(
     _belongs(gaps, "--gaps", {"gap_steps": gap_steps})
     _belongs(ais or gaps, "--ais or --gaps", {"subset": subset})
     with _torch("interrupted: nothing was written") as console:
-        from training.annealed import AnnealingSettings
+        from training.ais import AnnealingSettings
         from training.evaluate import SUBSET, Wishes, evaluate_run
         from training.gaps import STEPS
         from training.run import RunFolder

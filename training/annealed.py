@@ -9,25 +9,13 @@ from torch import Generator, Tensor
 
 from model.bundle.measurements import Annealing, AnnealingProtocol
 from model.vae import VAE
-from training.ais import LEAPFROG_STEPS, AISEstimates, Bracket, Initial, ais_images, bracket, reversible
+from training.ais import AISEstimates, AnnealingSettings, Bracket, ais_images, bracket, reversible
 from training.config import RunConfig
 from training.estimators import mean_over_images
 from training.measure import summarized
 from training.measured import protocol_of, require_finite
 from training.streams import ANNEALING, SIMULATION
 from training.subset import Subset, latents_at_a_time
-
-# From the posterior these leave a gap of a few hundredths of a nat on MNIST; from the prior it takes ten times as many.
-CHAINS, TEMPERATURES = 16, 100
-
-
-class AnnealingSettings(NamedTuple):
-    """How to anneal."""
-
-    chains: int = CHAINS
-    temperatures: int = TEMPERATURES
-    leapfrog_steps: int = LEAPFROG_STEPS
-    initial: Initial = "posterior"
 
 
 class Annealed(NamedTuple):
@@ -60,22 +48,15 @@ def measure_annealing(
     Raises:
         NonFiniteMetric: the model gives NaN or infinity.
     """
-    chains, temperatures, leapfrog_steps, initial = settings
     at_a_time = latents_at_a_time(model, subset.device, gradients=True)
     # The exact sample of a simulated image is a latent, and a flow does not say of which noise it is.
-    going_back: Initial = "posterior" if initial == "posterior" and reversible(model) else "prior"
+    going_back = settings if reversible(model) else settings._replace(initial="prior")
 
     def anneal(images: Tensor, generator: Generator, index: int) -> AISEstimates:
-        return ais_images(
-            model, images, generator, chains=chains, temperatures=temperatures, leapfrog_steps=leapfrog_steps,
-            initial=initial, at_a_time=at_a_time,
-        )  # fmt: skip
+        return ais_images(model, images, generator, settings, at_a_time=at_a_time)
 
     def both_ways(images: Tensor, generator: Generator, index: int) -> Bracket:
-        return bracket(
-            model, len(images), generator, chains=chains, temperatures=temperatures, leapfrog_steps=leapfrog_steps,
-            initial=going_back, at_a_time=at_a_time,
-        )  # fmt: skip
+        return bracket(model, len(images), generator, going_back, at_a_time=at_a_time)
 
     estimates = list(subset.map(anneal, advance, ANNEALING))
     log_likelihood, sizes, accepted = (torch.cat(parts).cpu().double() for parts in zip(*estimates, strict=True))
@@ -96,7 +77,7 @@ def measure_annealing(
                 **protocol.model_dump(),
                 **settings._asdict(),
                 simulated_images=len(gap),
-                simulated_initial=going_back,
+                simulated_initial=going_back.initial,
             ),
         ),
         log_likelihood,

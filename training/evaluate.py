@@ -9,7 +9,8 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle.measurements import Annealing, InferenceGaps, Metrics
 from model.vae import VAE
-from training.annealed import AnnealingSettings, measure_annealing
+from training.ais import AnnealingSettings
+from training.annealed import measure_annealing
 from training.config import RunConfig, check
 from training.data.dataset import Dataset
 from training.device import choose_device, prepare

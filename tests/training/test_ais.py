@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from tests.support.solved import LATENTS, SHAPE, LinearVAE, build
-from training.ais import Initial, ais_images, bracket, reversible
+from training.ais import AnnealingSettings, Initial, ais_images, bracket, reversible
 from training.simulate import simulate
 
 
@@ -27,9 +27,7 @@ class TestImages:
         images, _ = simulate(linear.vae, 40, generator)
         gaps = []
         for temperatures in (1, 10, 200):
-            estimates = ais_images(
-                linear.vae, images, generator, chains=8, temperatures=temperatures, leapfrog_steps=4, initial=initial
-            )
+            estimates = ais_images(linear.vae, images, generator, AnnealingSettings(8, temperatures, 4, initial))
             gap = linear.evidence(images) - estimates.log_likelihood
             assert gap.mean() > -4 * gap.std() / math.sqrt(len(gap))
             gaps.append(gap.mean().item())
@@ -42,7 +40,7 @@ class TestImages:
     ) -> None:
         images, _ = simulate(linear.vae, 20, generator)
         few, many = (
-            ais_images(linear.vae, images, generator, chains=8, temperatures=temperatures, leapfrog_steps=4)
+            ais_images(linear.vae, images, generator, AnnealingSettings(8, temperatures, 4, "prior"))
             for temperatures in (1, 200)
         )
         for estimates in (few, many):
@@ -55,9 +53,7 @@ class TestImages:
         near, far = LinearVAE(shift=0.0), LinearVAE(shift=1.0)
         images, _ = simulate(near.vae, 40, generator)
         good, bad = (
-            ais_images(
-                linear.vae, images, generator, chains=4, temperatures=5, leapfrog_steps=3, initial="posterior"
-            ).log_likelihood
+            ais_images(linear.vae, images, generator, AnnealingSettings(4, 5, 3)).log_likelihood
             for linear in (near, far)
         )
         assert good.mean() > bad.mean()
@@ -73,11 +69,10 @@ class TestImages:
         images, _ = simulate(whole.vae, 6, generator)
         expected, found = (
             ais_images(
-                linear.vae, images, Generator().manual_seed(1), chains=5, temperatures=8, leapfrog_steps=2,
-                initial=initial, at_a_time=at_a_time,
+                linear.vae, images, Generator().manual_seed(1), AnnealingSettings(5, 8, 2, initial), at_a_time=at_a_time
             )
             for linear, at_a_time in ((whole, None), (pieces, 7))
-        )  # fmt: skip
+        )
         assert whole.decoder.largest_batch == 5 * 6
         assert pieces.decoder.largest_batch == 7
         for one, other in zip(expected, found, strict=True):
@@ -87,7 +82,7 @@ class TestImages:
         linear.decoder.offset.requires_grad_(False)
         images, _ = simulate(linear.vae, 3, generator)
         before = {name: parameter.clone() for name, parameter in linear.vae.named_parameters()}
-        estimates = ais_images(linear.vae, images, generator, chains=2, temperatures=3, leapfrog_steps=2)
+        estimates = ais_images(linear.vae, images, generator, AnnealingSettings(2, 3, 2, "prior"))
         assert not any(part.requires_grad for part in estimates)
         for name, parameter in linear.vae.named_parameters():
             assert parameter.grad is None
@@ -103,9 +98,7 @@ class TestImages:
         """Against importance sampling from the prior, which is good enough for so small a model; from flows, too."""
         vae = build("bernoulli", posterior)
         images, _ = simulate(vae, 5, generator)
-        found = ais_images(
-            vae, images, generator, chains=100, temperatures=100, leapfrog_steps=3, initial=initial
-        ).log_likelihood
+        found = ais_images(vae, images, generator, AnnealingSettings(100, 100, 3, initial)).log_likelihood
         with torch.no_grad():
             latents = torch.randn(20_000, LATENTS, generator=generator)
             log_likelihood = vae.likelihood.log_prob(vae.decode(latents)[:, None], images)
@@ -116,7 +109,7 @@ class TestImages:
         images, _ = simulate(linear.vae, 3, Generator().manual_seed(0))
         one, same, other = (
             ais_images(
-                linear.vae, images, Generator().manual_seed(seed), chains=2, temperatures=5, leapfrog_steps=2
+                linear.vae, images, Generator().manual_seed(seed), AnnealingSettings(2, 5, 2, "prior")
             ).log_likelihood
             for seed in (1, 1, 2)
         )
@@ -125,16 +118,14 @@ class TestImages:
 
     def test_no_chain_is_refused(self, linear: LinearVAE, generator: Generator) -> None:
         with pytest.raises(ValueError, match="at least one chain"):
-            ais_images(linear.vae, torch.zeros(1, *SHAPE), generator, chains=0)
+            ais_images(linear.vae, torch.zeros(1, *SHAPE), generator, AnnealingSettings(chains=0))
 
 
 class TestBracket:
     def test_the_evidence_is_inside_and_the_gap_closes(self, linear: LinearVAE) -> None:
         gaps = []
         for temperatures in (2, 20, 200):
-            found = bracket(
-                linear.vae, 40, Generator().manual_seed(3), chains=8, temperatures=temperatures, leapfrog_steps=4
-            )
+            found = bracket(linear.vae, 40, Generator().manual_seed(3), AnnealingSettings(8, temperatures, 4, "prior"))
             # The same seed draws the same images first.
             evidence = linear.evidence(simulate(linear.vae, 40, Generator().manual_seed(3)).images)
             for above in (evidence - found.lower, found.upper - evidence):
@@ -149,10 +140,10 @@ class TestBracket:
         """The noise of the exact sample is where the chains go back from."""
         linear = LinearVAE(posterior=posterior)
         assert reversible(linear.vae)
-        options = {"chains": 8, "temperatures": 10, "leapfrog_steps": 4}
+        settings = AnnealingSettings(8, 10, 4)
         near, far = (
-            bracket(linear.vae, 40, Generator().manual_seed(3), initial=initial, **options)
-            for initial in ("posterior", "prior")
+            bracket(linear.vae, 40, Generator().manual_seed(3), each)
+            for each in (settings, settings._replace(initial="prior"))
         )
         evidence = linear.evidence(simulate(linear.vae, 40, Generator().manual_seed(3)).images)
         for above in (evidence - near.lower, near.upper - evidence):
@@ -163,8 +154,8 @@ class TestBracket:
         vae = build(posterior="planar")
         assert not reversible(vae)
         with pytest.raises(ValueError, match="not to a flow"):
-            bracket(vae, 2, generator, initial="posterior")
+            bracket(vae, 2, generator, AnnealingSettings())
 
     def test_no_chain_is_refused(self, linear: LinearVAE, generator: Generator) -> None:
         with pytest.raises(ValueError, match="at least one chain"):
-            bracket(linear.vae, 1, generator, chains=0)
+            bracket(linear.vae, 1, generator, AnnealingSettings(chains=0))

@@ -17,7 +17,7 @@ from model.bundle.measurements import Metrics
 from model.vae import VAE
 from tests.support.digits import digits_config, restored, run_digits
 from training import evaluate as module
-from training.annealed import AnnealingSettings
+from training.ais import AnnealingSettings
 from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.data.dataset import Dataset

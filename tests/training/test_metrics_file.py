@@ -9,7 +9,7 @@ from rich.console import Console
 
 from model.bundle.measurements import Metrics
 from tests.support.digits import digits_config, run_digits
-from training.annealed import AnnealingSettings
+from training.ais import AnnealingSettings
 from training.errors import ConfigError
 from training.evaluate import NOTHING_MORE, Wishes, evaluate_run
 from training.metrics_file import merged, says_more, stored

@@ -14,7 +14,7 @@ from model.posteriors import standard_normal_log_density
 from model.vae import VAE
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights
 from training import anatomy
-from training.annealed import AnnealingSettings
+from training.ais import AnnealingSettings
 from training.config import RunConfig
 from training.errors import ConfigError, ExportError
 from training.estimators import estimate_images

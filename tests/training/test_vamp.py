@@ -27,7 +27,7 @@ from model.vae import VAE, Architecture
 from tests.support.digits import digits_config, digits_document, restored, run_digits, weights
 from tests.support.linear import LinearVAE
 from training import anatomy
-from training.ais import Initial, ais_images
+from training.ais import AnnealingSettings, Initial, ais_images
 from training.config import RunConfig, load
 from training.data.dataset import Dataset
 from training.data.load import load_training
@@ -297,7 +297,7 @@ class TestEstimates:
         """L_k, AIS from either end, and importance sampling from the prior: log p(x) of all three."""
         images, _ = simulate(vae, 5, Generator().manual_seed(0))
         annealed = ais_images(
-            vae, images, Generator().manual_seed(1), chains=50, temperatures=60, leapfrog_steps=3, initial=initial
+            vae, images, Generator().manual_seed(1), AnnealingSettings(50, 60, 3, initial)
         ).log_likelihood
         bound = estimate_images(vae, images, 10_000, Generator().manual_seed(2), chunk=2500).log_likelihood
         with torch.no_grad():
@@ -310,7 +310,7 @@ class TestEstimates:
     def test_chains_from_the_prior_start_at_its_draws(self, vae: VAE) -> None:
         """With one temperature nothing moves: what is left is importance sampling from where chains start."""
         images, _ = simulate(vae, 5, Generator().manual_seed(0))
-        found = ais_images(vae, images, Generator().manual_seed(1), chains=6, temperatures=1).log_likelihood
+        found = ais_images(vae, images, Generator().manual_seed(1), AnnealingSettings(6, 1, 10, "prior")).log_likelihood
         generator = Generator().manual_seed(1)
         vae.prior().sample(4 * 5, generator)  # the chains that find step sizes come first
         latents = torch.unflatten(vae.prior().sample(6 * 5, generator), 0, (6, 5))
