@@ -240,7 +240,10 @@ def _locate(path: Path | None, data_dir: Path | None, kind: str) -> Path:
     if not path.exists() and data_dir is not None and (data_dir / path).exists():
         return data_dir / path
     if not path.exists():
-        raise DataError(f"{path}: not found; name {kind}")
+        if path.is_absolute():
+            raise DataError(f"{path}: not found; name {kind}")
+        where = "here" if data_dir is None else f"here, nor in {data_dir}"
+        raise DataError(f"{path}: not found {where}; name {kind}, or with --data-dir the folder that it lies in")
     return path
 
 

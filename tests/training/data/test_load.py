@@ -1,5 +1,6 @@
 """Which images train, validate and test, whatever the source; and that training never sees a test image."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -249,8 +250,13 @@ def test_a_path_that_is_missing_is_asked_for(
     with pytest.raises(DataError, match=r"data\.path is missing"):
         load_training(empty, grey, seed=0)
     config = DataConfig.model_validate({"source": source, "path": tmp_path / "absent.npz"})
-    with pytest.raises(DataError, match=r"absent\.npz: not found"):
+    with pytest.raises(DataError, match=r"absent\.npz: not found; name a"):
         load_training(config, grey, seed=0, data_dir=tmp_path)
+    relative = config.model_copy(update={"path": Path("absent.npz")})
+    with pytest.raises(DataError, match=r"absent\.npz: not found here; name a .*--data-dir"):
+        load_training(relative, grey, seed=0)
+    with pytest.raises(DataError, match=rf"not found here, nor in {re.escape(str(tmp_path))}; .*--data-dir"):
+        load_training(relative, grey, seed=0, data_dir=tmp_path)
 
 
 def test_loading_data_needs_no_torch() -> None:
