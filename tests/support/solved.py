@@ -22,16 +22,16 @@ class Unsquashed(Gaussian):
 
 
 class LinearDecoder(nn.Module):
-    """offset + loadings z; remembers the largest batch of latents that it saw."""
+    """offset + loadings z, as images; remembers the largest batch of latents that it saw."""
 
-    def __init__(self, solved: LinearGaussian) -> None:
+    def __init__(self, loadings: Tensor, offset: Tensor, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.loadings, self.offset = nn.Parameter(solved.loadings), nn.Parameter(solved.offset)
+        self.loadings, self.offset, self.shape = nn.Parameter(loadings), nn.Parameter(offset), shape
         self.largest_batch = 0
 
     def forward(self, latents: Tensor) -> Tensor:
         self.largest_batch = max(self.largest_batch, len(latents))
-        return torch.unflatten(self.offset + latents @ self.loadings.T, 1, SHAPE)
+        return torch.unflatten(self.offset + latents @ self.loadings.T, 1, self.shape)
 
 
 class NearPosterior(nn.Module):
@@ -68,7 +68,7 @@ class LinearVAE:
         random = Generator().manual_seed(5)
         loadings = torch.randn(PIXELS, LATENTS, generator=random)
         self.solved = LinearGaussian(loadings, torch.randn(PIXELS, generator=random), torch.tensor(2 * math.log(SCALE)))
-        self.decoder = LinearDecoder(self.solved)
+        self.decoder = LinearDecoder(loadings, self.solved.offset, SHAPE)
         self.vae = build(posterior=posterior)
         self.vae.encoder = NearPosterior(self.solved, shift, self.vae.family.extra)
         self.vae.decoder = self.decoder

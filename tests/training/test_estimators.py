@@ -7,22 +7,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from model.likelihoods import Gaussian
 from model.posteriors import LOG_VARIANCE_LIMIT
 from model.vae import VAE, Architecture
 from tests.support.densities import log_density
+from tests.support.solved import LinearDecoder, Unsquashed
 from training.estimators import estimate_images
 from training.importance import bound_grid
 
 SHAPE, LATENTS, SCALE = (1, 2, 4), 4, 0.5
 PIXELS = math.prod(SHAPE)
-
-
-class Unsquashed(Gaussian):
-    """A Gaussian likelihood whose mean is the decoder's output itself, so that the whole model is Gaussian."""
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return parameters
 
 
 class LinearEncoder(nn.Module):
@@ -36,19 +29,6 @@ class LinearEncoder(nn.Module):
         mean = (images.flatten(1) - self.offset) @ self.projection.T + self.shift
         raw = LOG_VARIANCE_LIMIT * torch.atanh(self.log_variance / LOG_VARIANCE_LIMIT)  # what the soft bound undoes
         return torch.cat([mean, raw.expand_as(mean)], 1)
-
-
-class LinearDecoder(nn.Module):
-    """offset + loadings z; remembers the largest batch of latents that it saw."""
-
-    def __init__(self, loadings: Tensor, offset: Tensor) -> None:
-        super().__init__()
-        self.loadings, self.offset = loadings, offset
-        self.largest_batch = 0
-
-    def forward(self, latents: Tensor) -> Tensor:
-        self.largest_batch = max(self.largest_batch, len(latents))
-        return torch.unflatten(self.offset + latents @ self.loadings.T, 1, SHAPE)
 
 
 class LinearVAE(VAE):
@@ -71,7 +51,7 @@ class LinearVAE(VAE):
         precision = 1 + loadings.square().sum(0) / SCALE**2
         projection = loadings.T / SCALE**2 / precision[:, None]
         self.encoder = LinearEncoder(projection, offset, widening - precision.log(), shift)
-        self.decoder: LinearDecoder = LinearDecoder(loadings, offset)
+        self.decoder: LinearDecoder = LinearDecoder(loadings, offset, SHAPE)
         self.likelihood = Unsquashed(SCALE)
         covariance = loadings @ loadings.T + SCALE**2 * torch.eye(PIXELS)
         self.evidence = MultivariateNormal(offset.double(), covariance.double())

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from model.posteriors import standard_normal_log_density
 from model.vae import VAE, Architecture
+from tests.support.densities import within_four_errors
 from training.simulate import simulate
 
 SHAPE, LATENTS, COUNT = (2, 2, 3), 4, 20_000
@@ -16,11 +17,6 @@ SHAPE, LATENTS, COUNT = (2, 2, 3), 4, 20_000
 @pytest.fixture
 def generator() -> Generator:
     return Generator().manual_seed(0)
-
-
-def within_four_errors(samples: Tensor, expected: Tensor) -> None:
-    error = samples.double().std(0) / math.sqrt(len(samples))
-    assert ((samples.double().mean(0) - expected).abs() <= 4 * error + 1e-9).all()
 
 
 def build() -> VAE:

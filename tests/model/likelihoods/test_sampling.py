@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from model.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Likelihood
+from tests.support.densities import within_four_errors
 
 SHAPE, COUNT = (2, 2, 3), 20_000
 
@@ -28,11 +29,6 @@ def named(case: tuple[Likelihood, int]) -> str:
 @pytest.fixture
 def generator() -> Generator:
     return Generator().manual_seed(0)
-
-
-def within_four_errors(samples: Tensor, expected: Tensor) -> None:
-    error = samples.double().std(0) / math.sqrt(len(samples))
-    assert ((samples.double().mean(0) - expected).abs() <= 4 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=named)
