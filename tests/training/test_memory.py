@@ -5,7 +5,7 @@ import torch
 
 from model.vae import VAE
 from tests.support.digits import digits_config
-from training.memory import images_at_a_time
+from training.memory import CACHE_BUDGET, images_at_a_time
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,13 @@ def test_the_widest_layer_decides(network: dict[str, object], largest: int, work
     config = digits_config(model={"network": network})
     model = VAE(config.model, config.image.shape)
     assert images_at_a_time(model, CPU, workers=workers, budget=budget) == budget // (workers * largest * 16)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_each_thread_of_a_cpu_has_caches_of_its_own(workers: int) -> None:
+    config = digits_config(model={"network": {"kind": "mlp", "hidden": [300]}})
+    model = VAE(config.model, config.image.shape)
+    assert images_at_a_time(model, CPU, workers=workers) == CACHE_BUDGET // (300 * 16)
 
 
 @pytest.mark.parametrize(("layers", "alive"), [(10, 10 * (30 + 30) + 2 * 64), (1, 4 * 64)])
