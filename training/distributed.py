@@ -8,6 +8,7 @@ an objective calls a model's parts; and it groups gradients anew after its first
 resumed run would be summed, and by three processes or more rounded, in another order than in a run left alone.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-
-# Before any group: this module keeps the group of the time when it is imported, as the default of its arguments. An
-# optimizer's first step imports it, and the group would outlive its end, with threads that now and then abort an
-# interpreter that ends.
-import torch.distributed.nn
 from torch import Tensor
 
 from training.config import RunConfig
@@ -121,6 +117,10 @@ class World:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        # Before the group: this module keeps the group of the time when it is imported, as the default of arguments.
+        # An optimizer's first step imports it, and the group would outlive its end, with threads that now and then
+        # abort an interpreter that ends. Not every build of PyTorch has it, and one process does not need it.
+        importlib.import_module("torch.distributed.nn")
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, timeout=_PATIENCE)
