@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
+from benchmarks.report import as_table, ratio_cell
 from model.vae import VAE
 from training.errors import TrainingError
 from training.estimators import estimate_images
@@ -21,7 +22,7 @@ from training.memory import CACHE_BUDGET, images_at_a_time
 from training.run import RunFolder
 from training.trained import load_best
 
-BUDGETS = tuple(1 << power for power in (20, 22, 24, 26, 28, 30))
+BUDGETS = tuple(sorted({CACHE_BUDGET} | {1 << power for power in (20, 22, 24, 26, 28, 30)}))
 ROUNDS = 5
 CPU = torch.device("cpu")
 
@@ -38,17 +39,13 @@ def latents_per_second(model: VAE, at_a_time: int, *, latents: int, chunk: int) 
 
 def table(pieces: dict[int, int], speeds: dict[int, list[float]]) -> str:
     """Markdown: a line a budget; ratios are of the same round, to the budget that is taken."""
-    lines = [
-        "| budget, MiB | latents at a time | latents/s | ratio to 16 MiB | least, most |",
-        "|---:|---:|---:|---:|---:|",
-    ]
+    head = ["budget, MiB", "latents at a time", "latents/s", f"ratio to {CACHE_BUDGET / (1 << 20):g} MiB (least, most)"]
+    lines = []
     for budget, found in speeds.items():
         ratios = [mine / taken for mine, taken in zip(found, speeds[CACHE_BUDGET], strict=True)]
-        lines.append(
-            f"| {budget / (1 << 20):g} | {pieces[budget]:,} | {statistics.median(found):,.0f} "
-            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |"
-        )
-    return "\n".join(lines)
+        size, speed = f"{budget / (1 << 20):g}", f"{statistics.median(found):,.0f}"
+        lines.append([size, f"{pieces[budget]:,}", speed, ratio_cell(ratios)])
+    return as_table(head, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -236,6 +236,11 @@ def as_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in shown)
 
 
+def ratio_cell(found: Sequence[float]) -> str:
+    """The median of ratios, with the least and the most."""
+    return f"{statistics.median(found):.2f} ({min(found):.2f}, {max(found):.2f})" if found else "—"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 

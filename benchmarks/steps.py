@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from benchmarks.report import as_table, ratio_cell
 from training.checkpoint import Trainee
 from training.config import RunConfig
 from training.errors import TrainingError
@@ -77,14 +78,12 @@ def measure(costs: Sequence[Cost], *, rounds: int, steps: int) -> None:
 
 def table(costs: Sequence[Cost]) -> str:
     """Markdown: a line a run; ratios are of the same round, to the first run."""
-    lines = ["| run | parameters | ms a step | ratio | least, most |", "|---|---:|---:|---:|---:|"]
+    lines = []
     for cost in costs:
         ratios = [mine / first for mine, first in zip(cost.milliseconds, costs[0].milliseconds, strict=True)]
-        lines.append(
-            f"| {cost.name} | {cost.parameters:,} | {statistics.median(cost.milliseconds):.1f} "
-            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |"
-        )
-    return "\n".join(lines)
+        milliseconds = f"{statistics.median(cost.milliseconds):.1f}"
+        lines.append([cost.name, f"{cost.parameters:,}", milliseconds, ratio_cell(ratios)])
+    return as_table(["run", "parameters", "ms a step", "ratio (least, most)"], lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

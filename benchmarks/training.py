@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from benchmarks.contenders.training_job import SHAPE, Job, Network, Outcome, rate
 from benchmarks.environments import ROOT, WORK, Unavailable, environment, of_requirements
-from benchmarks.report import as_table
+from benchmarks.report import as_table, ratio_cell
 from benchmarks.results import write_whole
 
 GOALS: dict[Network, float] = {"mlp": 3.0, "conv": 1.0}
@@ -210,8 +210,8 @@ def markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
         counts = {cell.parameters for cell in row.cells.values() if not cell.failure}
         line = [row.network, " or ".join(f"{count:,}" for count in sorted(counts)), str(row.batch)]
         line += [_rate(row.cells[one.name]) for one in CONTENDERS]
-        line += [_ratio(ratios(row, name)) for name in (OURS, DEFAULT, LIMIT)]
-        line.append(_ratio(ratios(row, busy=True)))
+        line += [ratio_cell(ratios(row, name)) for name in (OURS, DEFAULT, LIMIT)]
+        line.append(ratio_cell(ratios(row, busy=True)))
         found = ratios(row)
         met = "—" if not found else "yes" if statistics.median(found) >= GOALS[row.network] else "no"
         lines.append([*line, f"{GOALS[row.network]:g}", met])
@@ -238,10 +238,6 @@ def _rate(cell: Cell) -> str:
 
 def _loss(cell: Cell) -> str:
     return f"{statistics.median(cell.losses):.2f}" if cell.losses and not cell.failure else "—"
-
-
-def _ratio(found: Sequence[float]) -> str:
-    return f"{statistics.median(found):.2f} ({min(found):.2f}, {max(found):.2f})" if found else "—"
 
 
 def facts_of(plan: Plan, rows: Sequence[Row]) -> dict[str, str]:

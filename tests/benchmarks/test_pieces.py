@@ -30,7 +30,7 @@ def test_every_budget_has_a_line_and_that_which_is_taken_is_the_unit(
     assert {(latents, chunk) for _, latents, chunk in asked} == {(60, 20)}
     sizes = [at_a_time for at_a_time, _, _ in asked[: len(pieces.BUDGETS)]]
     assert all(larger == pytest.approx(4 * smaller, rel=0.01) for smaller, larger in pairwise(sizes))
-    assert "| 1.00 | 1.00, 1.00 |" in lines[2 + pieces.BUDGETS.index(CACHE_BUDGET)]
+    assert "| 1.00 (1.00, 1.00) |" in lines[2 + pieces.BUDGETS.index(CACHE_BUDGET)]
 
 
 def test_importance_sampling_is_what_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

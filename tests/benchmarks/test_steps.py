@@ -18,7 +18,7 @@ def test_each_run_has_a_line_and_the_first_is_the_unit(tmp_path: Path, capsys: p
     assert first[0] == "| plain"
     assert second[0] == "| flow"
     assert int(second[1].replace(",", "")) > int(first[1].replace(",", ""))
-    assert first[3:] == ["1.00", "1.00, 1.00 |"]
+    assert first[3:] == ["1.00 (1.00, 1.00) |"]
 
 
 def test_a_step_trains_and_every_round_but_the_first_counts(tmp_path: Path) -> None:
