@@ -29,9 +29,12 @@ def choose_device(name: str) -> torch.device:
 def prepare(device: torch.device, threads: int | None) -> None:
     """Set up this process for work that can be repeated bit for bit: so many CPU threads, and on CUDA only those
     convolution algorithms whose sums always have the same order, in float32 where float32 is said: TensorFloat-32 has
-    10 bits of it."""
+    10 bits of it. To be called before PyTorch computes anything: its CPU threads become what the first of them is."""
     if threads is not None:
         torch.set_num_threads(threads)
+    # Below 1e-38 a float32 loses digits one by one, and a CPU takes a hundred times as long over it. Adam's moments of
+    # weights that see a gradient now and then, as those of pixels that are nearly always black, fade into that range.
+    torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
