@@ -38,7 +38,11 @@ class Feed:
             pixels = self._resident[indices.to(self._device)]
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(self._images[indices.numpy()])).to(self._device)
-        return pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
+        # Strides and all: images of one channel are contiguous as they lie, but with the strides of channels last, which
+        # convolutions then keep to; in bfloat16 that takes a third longer on a CPU.
+        count, height, width, channels = pixels.shape
+        images = torch.empty((count, channels, height, width), device=self._device)
+        return images.copy_(pixels.permute(0, 3, 1, 2)).div_(255)
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """All images once, in their stored order."""

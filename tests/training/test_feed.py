@@ -31,6 +31,12 @@ def test_batches_are_what_serving_would_see(dataset: Dataset) -> None:
     assert np.array_equal(batch.numpy(), to_network(np.asarray(dataset.images)[indices.numpy()]))
 
 
+def test_images_of_one_channel_have_the_strides_of_channels_first() -> None:
+    dataset = Dataset.of(np.zeros((4, 3, 5, 1), np.uint8), name="noise", split="train")
+    batch = Feed(dataset, torch.device("cpu")).batch(torch.arange(4))
+    assert batch.stride() == (15, 15, 5, 1)
+
+
 def test_in_order_is_every_image_once(dataset: Dataset) -> None:
     feed = Feed(dataset, torch.device("cpu"))
     batches = list(feed.in_order(4))
