@@ -38,7 +38,7 @@ class Feed:
             pixels = self._resident[indices.to(self._device)]
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(self._images[indices.numpy()])).to(self._device)
-        # Strides and all: images of one channel are contiguous as they lie, but with the strides of channels last, which
+        # Strides and all: images of one channel are contiguous as they lie, but with strides of channels last, which
         # convolutions then keep to; in bfloat16 that takes a third longer on a CPU.
         count, height, width, channels = pixels.shape
         images = torch.empty((count, channels, height, width), device=self._device)
