@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from app.answers import LIGHT_PIXELS
 from app.errors import ServiceError
-from app.images import LIGHT_BYTES, SMALL_FILE, SMALL_SIDE, ImageReader
+from app.images import LIGHT_BYTES, LIGHT_DECIMALS, SMALL_FILE, SMALL_SIDE, ImageReader
 from app.negotiation import JPEG, JSON, NPY, PNG
 from app.settings import Settings
 from model.bundle.manifest import ImageSpec
@@ -137,6 +137,17 @@ def test_at_once_is_the_long_way(spec: ImageSpec, kind: str, body: bytes) -> Non
 )
 def test_anything_else_is_left_to_a_thread(kind: str, body: bytes) -> None:
     assert reader().at_once(kind, body) is None
+
+
+def test_of_plain_decimals_twice_as_many_bytes_are_read_at_once() -> None:
+    many = np.round(np.random.default_rng(0).uniform(0.1, 1, (256, 8, 8)), 14)
+    body = document(many)
+    assert LIGHT_BYTES < len(body) < LIGHT_DECIMALS
+    found = reader().at_once(JSON, body)
+    assert found is not None
+    np.testing.assert_array_equal(found, reader().of_body(JSON, JSON, body), strict=True)
+    assert reader().at_once(JSON, body + b" ") is None  # right, and not just plain decimals
+    assert reader().at_once(JSON, document(np.ones((256, 8, 8))) + b" " * LIGHT_BYTES) is None
 
 
 @pytest.mark.parametrize(
