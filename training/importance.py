@@ -23,7 +23,7 @@ def bound_grid(k: int) -> tuple[int, ...]:
 def importance_weighted_bounds(log_weights: Tensor, grid: Sequence[int]) -> Tensor:
     r"""L_k of each image at each k of a grid, ``(N, len(grid))`` nats, from the same K weights.
 
-    .. math:: \bar L_k = \frac1G \sum_{g=1}^G \log \frac1k \sum_{i = (g-1) k + 1}^{g k} w_i, \qquad
+    .. math:: \hat L_k = \frac1G \sum_{g=1}^G \log \frac1k \sum_{i = (g-1) k + 1}^{g k} w_i, \qquad
               G = \lfloor K / k \rfloor
 
     The weights are divided into groups of k. Each group has an L_k of its own with the right expectation, and so has
