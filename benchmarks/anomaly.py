@@ -24,6 +24,7 @@ from model.bundle.pixels import fit_array
 from model.bundle.runtime import Bundle
 from model.bundle.scores import Scores, percentile, score_images
 from model.bundle.store import open_bundle
+from training.data.dataset import Dataset
 from training.data.mnist import MNIST, load_idx
 from training.data.splits import choose
 
@@ -69,6 +70,16 @@ def _furthest(value: float, end: float, normal: int, other: int) -> float:
         within = abs(value - area) <= 1.96 * math.sqrt(max(variance, 0.0) / (normal * other))
         near, far = (area, far) if within else (near, area)
     return near
+
+
+def digits_of(data_dir: Path) -> Dataset:
+    """The test images of MNIST, from where training has them.
+
+    Raises:
+        DataError: they are not there and cannot be downloaded, or are not the original.
+    """
+    home = data_dir / "mnist"
+    return load_idx(MNIST, "test", [home, data_dir], download_to=home)
 
 
 def others(
@@ -124,7 +135,12 @@ def main() -> None:
     """Score, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=PRETRAINED, help="bundle folder; absent: the one that ships")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        help="MNIST is in mnist/ there, or in it, or is downloaded to mnist/",
+    )
     parser.add_argument(
         "--others", action="append", default=[], metavar="NAME=PATH", help="a folder or zip of pictures"
     )
@@ -138,7 +154,7 @@ def main() -> None:
             parser.error(f"--others {name}={path}: write NAME=PATH, of a folder or zip that is there")
     console = Console(stderr=True)
     bundle = open_bundle(chosen.model, allow_hard_links=chosen.model == PRETRAINED)
-    test = load_idx(MNIST, "test", [chosen.data_dir, chosen.data_dir / "mnist"], download_to=chosen.data_dir)
+    test = digits_of(chosen.data_dir)
     rows = choose(len(test), chosen.images, chosen.seed)
     digits = fit_array(np.asarray(test.images[rows]), bundle.manifest.image).astype(np.uint8, copy=False)
     normal = scored(bundle, digits, "digits", chosen.k, chosen.seed, console)

@@ -1,7 +1,9 @@
 """What the documents say is what the code does: tables, file tree, links, commands, the OpenAPI document, examples."""
 
+import argparse
 import re
 import shlex
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,6 +17,7 @@ from app.documentation import main as print_openapi
 from tests.support.repository import tracked
 from tests.support.tables import TABLES, written
 from training.config import load
+from training.data.load import DEFAULT_FOLDER
 from vae import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +76,7 @@ def test_files_that_are_named_exist(file: Path) -> None:
 def test_theory_names_functions_and_tests_that_exist() -> None:
     """Every equation of docs/theory.md names what computes it and what checks it."""
     text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
-    functions = re.findall(r"`((?:model|training|app)(?:\.\w+)+)`", text)
+    functions = re.findall(r"`((?:model|training|app|benchmarks)(?:\.\w+)+)`", text)
     tests = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", text)
     assert len(re.findall(r"^- computed by ", text, re.MULTILINE)) == len(
         re.findall(r"^- checked ", text, re.MULTILINE)
@@ -87,6 +90,44 @@ def test_theory_names_functions_and_tests_that_exist() -> None:
         *classes, function = path.split("::")
         assert re.search(rf"^ *def {function}\(", source, re.MULTILINE), path
         assert all(re.search(rf"^class {each}\b", source, re.MULTILINE) for each in classes), path
+
+
+NAME = r"(?:van den )?[A-Z][\w-]+"
+CITATION = re.compile(rf"({NAME}(?:, {NAME})*(?: and {NAME})?)( et al\.)?(?:, | \()((?:19|20)\d\d)\b")
+
+
+def citations(text: str) -> set[tuple[str, ...]]:
+    """Authors and year of each, with "et al." for those that are not named."""
+    found = CITATION.findall(" ".join(text.split()))
+    return {
+        (*re.split(", | and ", names), *([others.strip()] if others else []), year) for names, others, year in found
+    }
+
+
+def cites(citation: tuple[str, ...], entry: tuple[str, ...]) -> bool:
+    """Whether a citation is of an entry of the list: all authors, or the first of three or more and "et al."."""
+    return citation == entry or (len(entry) > 3 and citation == (entry[0], "et al.", entry[-1]))
+
+
+def test_citations_are_found_in_every_form() -> None:
+    text = "(Al, 2001; Bo and Cy,\n2002.) As De et al. (2003); van den Ek et al., 2004; Fu, Go and Hö-La (2005)."
+    assert citations(text) == {
+        ("Al", "2001"), ("Bo", "Cy", "2002"), ("De", "et al.", "2003"), ("van den Ek", "et al.", "2004"),
+        ("Fu", "Go", "Hö-La", "2005"),
+    }  # fmt: skip
+    assert cites(("De", "et al.", "2003"), ("De", "Bo", "Cy", "2003"))
+    assert not cites(("De", "et al.", "2003"), ("De", "Bo", "2003"))
+    assert not cites(("De", "et al.", "2003"), ("De", "Bo", "Cy", "2004"))
+
+
+def test_theory_cites_what_it_lists_and_lists_what_it_cites() -> None:
+    text, _, listed = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8").partition("\n## References\n")
+    lines = re.findall(r"^- (.+?) \((\d{4})\)\. ", listed, re.MULTILINE)
+    entries = [(*authors.split(", "), year) for authors, year in lines]
+    assert len(entries) == len(set(entries)) == len(re.findall(r"^- ", listed, re.MULTILINE)) > 40
+    cited = citations(text)
+    assert [entry for entry in entries if not any(cites(citation, entry) for citation in cited)] == []
+    assert {citation for citation in cited if sum(cites(citation, entry) for entry in entries) != 1} == set()
 
 
 def commented() -> list[Path]:
@@ -126,6 +167,73 @@ def test_commands_are_found_where_they_are_shown() -> None:
     assert any(line.startswith("bundle verify") for line in guide)
     assert any("device=cuda" in line for line in guide)
     assert any("data.path=/data/my-pictures" in line for line in guide)
+
+
+def shown_benchmarks(text: str) -> list[tuple[str, str | None]]:
+    """Modules of `benchmarks` that a text starts, by themselves or through make, and what each is told; None where a
+    sentence only names one."""
+    text = re.sub(r"\\\n *", "", text)
+    within = [(name, told.strip() or None) for name, told in re.findall(r"`python -m (benchmarks\.\w+)([^`]*)`", text)]
+    own = re.findall(r"^[ \w./-]*(?<!`)python -m (benchmarks\.\w+)( .*)?$", text, re.MULTILINE)
+    made = re.findall(r'make bench(-training)? ARGS="([^"]*)"', text)
+    return within + own + [(f"benchmarks.{'training' if kind else 'serving'}", told) for kind, told in made]
+
+
+class Understood(Exception):
+    """A command line was parsed: what comes next would be the benchmark."""
+
+
+def understand(module: str, told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a benchmark parse what it is told, if it is, and do nothing else; argparse exits where it cannot."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser: argparse.ArgumentParser, *_: object) -> None:
+        if told is not None:
+            parse(parser, shlex.split(told, comments=True))
+        raise Understood
+
+    main = import_module(module).main
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+        with pytest.raises(Understood):
+            main()
+
+
+def starting() -> list[Path]:
+    return documents() + sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", starting(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_benchmarks_that_are_shown_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a module, with options that it has and values that they take."""
+    for module, told in shown_benchmarks(file.read_text("utf-8")):
+        understand(module, told, monkeypatch)
+
+
+def test_benchmarks_are_found_where_they_are_shown() -> None:
+    results = dict(shown_benchmarks((ROOT / "docs" / "results.md").read_text("utf-8")))
+    assert results.keys() >= {f"benchmarks.{name}" for name in ("anomaly", "likelihood", "pieces", "steps", "training")}
+    assert "--others" in str(results["benchmarks.anomaly"])
+    text = "`python -m benchmarks.one` and `python -m benchmarks.two\n-k 3`:\n\n.venv/bin/python -m benchmarks.three"
+    assert shown_benchmarks(text) == [("benchmarks.one", None), ("benchmarks.two", "-k 3"), ("benchmarks.three", "")]
+
+
+@pytest.mark.parametrize("told", ["--data-die data", "--images many", "runs/mnist"])
+def test_a_benchmark_that_cannot_be_started_so_is_noticed(
+    told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        understand("benchmarks.anomaly", told, monkeypatch)
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_data_lie_in_one_place(file: Path) -> None:
+    """The folder of data is data/, where nothing else is said; MNIST is in data/mnist/, where training looks for it."""
+    text = file.read_text("utf-8")
+    assert set(re.findall(r"--data-dir (\S+)", text)) <= {"data", "data`"}
+    for folder, name in re.findall(r"\b(data/(?:\w+/)*)(t10k-\w+|train-\w+)", text):
+        assert folder == f"{DEFAULT_FOLDER}/mnist/", name
 
 
 def test_make_targets_that_are_shown_exist() -> None:

@@ -8,11 +8,15 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.anomaly import area, others, scored, table
+from benchmarks.anomaly import area, digits_of, others, scored, table
 from model.bundle.drawing import encode_picture
 from model.bundle.runtime import Bundle, RuntimeOptions
 from model.bundle.store import open_bundle
 from tests.support.tiny import write_tiny_bundle
+from training.config import load
+from training.data import mnist
+from training.data.load import load_test
+from training.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +48,42 @@ def test_what_is_always_lower_is_always_found_and_a_few_are_no_proof() -> None:
     assert never.high == pytest.approx(1 - few.low)
 
 
+@pytest.mark.parametrize("shift", [-1.5, 0.0, 0.5])
+def test_the_ends_of_an_interval_are_1_96_of_their_own_errors_away(shift: float) -> None:
+    """Hanley and McNeil (1982), equation 1: q1 is that two of the others are below one normal image, q2 that one of the
+    others is below two of these."""
+    random = np.random.default_rng(0)
+    normal, other = random.normal(size=90), random.normal(size=20) + shift
+    found = area(normal, other)
+    for end in (found.low, found.high):
+        q1, q2 = end / (2 - end), 2 * end**2 / (1 + end)
+        variance = (end * (1 - end) + (20 - 1) * (q1 - end**2) + (90 - 1) * (q2 - end**2)) / (20 * 90)
+        assert abs(end - found.value) == pytest.approx(1.96 * math.sqrt(variance), rel=1e-6)
+
+
 @pytest.mark.parametrize("shift", [-1.0, -3.0])
 def test_intervals_hold_the_area_as_often_as_they_say(shift: float) -> None:
     random, exact = np.random.default_rng(0), 0.5 * math.erfc(shift / 2)
     found = [area(random.normal(size=60), random.normal(size=30) + shift) for _ in range(500)]
     assert 0.9 < np.mean([each.low <= exact <= each.high for each in found]) <= 1
+
+
+def test_digits_are_looked_for_and_kept_where_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(Path(mnist.__file__).parents[1] / "configs" / "mnist.toml")
+    places: list[Path] = []
+
+    def offline(urls: list[str], place: Path, **_: object) -> Path:
+        places.append(place)
+        raise DataError("no network")
+
+    monkeypatch.setattr(mnist, "download", offline)
+    with pytest.raises(DataError) as of_training:
+        load_test(config.data, config.image, seed=0, data_dir=tmp_path)
+    with pytest.raises(DataError) as of_benchmark:
+        digits_of(tmp_path)
+    assert places == [tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"] * 2
+    for error in (of_training, of_benchmark):
+        assert f"is not in {tmp_path / 'mnist'}, {tmp_path}" in str(error.value)
 
 
 def test_others_are_made_of_digits_and_read_from_files(bundle: Bundle, tmp_path: Path) -> None:

@@ -46,6 +46,20 @@ def test_a_gate_is_the_sigmoid_of_a_convolution_of_its_own(generator: Generator)
     torch.testing.assert_close(first(images), passed * opened)
 
 
+def test_weights_start_with_four_over_the_numbers_that_an_output_is_made_of(generator: Generator) -> None:
+    """So inputs of variance 1 become outputs of variance 4, away from the border; biases are zero."""
+    *gates, _ = convolutions(gated_decoder(PAPER, (1, 28, 28), 64))
+    with torch.no_grad():
+        for layer in (*convolutions(gated_encoder(PAPER, (1, 28, 28), 4)), *gates):
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            alone = layer.kernel_size == (7, 7)
+            side = 32 if not alone else 7 if isinstance(layer, nn.Conv2d) else 1
+            outputs = layer(torch.randn(32, layer.in_channels, side, side, generator=generator))
+            inside = outputs if alone else outputs[..., 4:-4, 4:-4]
+            assert inside.square().mean().item() == pytest.approx(4, rel=0.15)
+
+
 def test_signals_keep_their_size_from_layer_to_layer(generator: Generator) -> None:
     """To within a factor of three over the whole stack, where PyTorch's own start would leave a thousandth."""
     encoding = gated_encoder(PAPER, (1, 28, 28), 4)[:6]

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.distributions import MultivariateNormal
 
 from model.divergences import kl_between_gaussians, kl_to_standard_normal
 from model.linear_gaussian import LinearGaussian, probabilistic_pca
 from model.posteriors import DiagonalGaussian, standard_normal_log_density
+from tests.support.densities import log_density
 
 PIXELS, DIMENSIONS, IMAGES = 5, 2, 8
 
@@ -107,6 +109,22 @@ def test_the_likelihood_averaged_under_q_is_above_the_evidence(model: LinearGaus
     density = standard_normal_log_density(noise) - 0.5 * covariance.logdet()
     weighted = log_mean_exp(likelihood + standard_normal_log_density(latents) - density)
     torch.testing.assert_close(weighted, model.log_evidence(images))
+
+
+def test_an_expectation_is_dropped_where_nothing_depends_on_the_latent(model: LinearGaussian, images: Tensor) -> None:
+    """There is no q in log p(x|z), and its expectation depends on q; log p(x) is the same at every latent."""
+    mean, covariance = model.posterior(images)
+    posterior = MultivariateNormal(mean, covariance)
+    evidence, expected = [], []
+    for shift in (0.0, 0.5):
+        q = DiagonalGaussian(mean + shift, covariance.diagonal().log().expand_as(mean))
+        latents = q.reparameterize(normal(10_000, IMAGES, DIMENSIONS, seed=3))
+        likelihood = model.log_likelihood(images, latents)
+        evidence.append(likelihood + standard_normal_log_density(latents) - log_density(posterior, latents))
+        expected.append(likelihood.mean(0))
+    for each in evidence:
+        torch.testing.assert_close(each, model.log_evidence(images).expand_as(each))
+    assert ((expected[0] - expected[1]).abs() > 0.2).all()
 
 
 def test_a_decoder_that_ignores_its_latent_has_no_divergence_and_a_bad_evidence(images: Tensor) -> None:

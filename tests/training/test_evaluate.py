@@ -374,6 +374,19 @@ class FirstPixels(nn.Module):
         return torch.cat([means, torch.zeros_like(means)], 1)
 
 
+class MovedByFirstPixel(nn.Module):
+    """A planar map ``z + u tanh(w z + b)``: u is the first pixel along the first dimension, w that axis, b is 1."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.eye(self.dimension)[0].expand(len(images), -1)
+        still = torch.zeros(len(images), 2 * self.dimension)
+        return torch.cat([still, images.flatten(1)[:, :1] * first, first, torch.ones(len(images), 1)], 1)
+
+
 class TestCrafted:
     @pytest.mark.parametrize(
         ("scales", "active"),
@@ -388,6 +401,17 @@ class TestCrafted:
         assert metrics.active_units == active
         expected = [0.5 * scale**2 / 2 for scale in scales]  # KL of N(scale x, 1) is scale^2 x^2 / 2
         assert metrics.kl_per_dimension == pytest.approx(expected, rel=0.1, abs=1e-9)
+
+    def test_units_of_a_flow_are_active_where_what_stands_for_an_image_varies(self) -> None:
+        """The base's mean is 0 for all images, and the map moves the first dimension by the first pixel."""
+        config = digits_config(data={"binarization": "static"}, model={"posterior": {"kind": "planar", "steps": 1}})
+        model = VAE(config.model, config.image.shape)
+        model.encoder = MovedByFirstPixel(config.model.latent_dim)
+        posterior = model.posterior(torch.stack([torch.zeros(config.image.shape), torch.ones(config.image.shape)]))
+        assert not posterior.mean.any()
+        black, white = posterior.center()
+        assert ((white - black).abs() > 0.4).tolist() == [True] + [False] * (config.model.latent_dim - 1)
+        assert measured(model, pictures(1000), config).active_units == 1
 
     def test_the_reconstruction_error_is_per_pixel_and_squared(self) -> None:
         """A decoder that always says one half is wrong by one half everywhere."""

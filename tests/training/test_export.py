@@ -20,7 +20,7 @@ import training.export
 import training.parity
 from model.bundle.graphs import RANDOM_OPERATORS
 from model.bundle.latents import prior_latents
-from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, LIKELIHOOD, MANIFEST, SCORES
+from model.bundle.manifest import CARD, DECODER, ENCODER, GOLDEN, LIKELIHOOD, MANIFEST, POSTERIOR, SCORES
 from model.bundle.measurements import Estimate, Metrics, Protocol
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle
@@ -169,6 +169,17 @@ def test_graphs_are_self_contained_deterministic_and_small(exported: Exported) -
             assert tensor.type.tensor_type.shape.dim[0].dim_param == "N"
         weights = sum(tensor.ByteSize() for tensor in graph.graph.initializer)
         assert graph.ByteSize() - weights < 40_000
+
+
+@pytest.mark.parametrize("exported", ["mlp, posterior sylvester-orthogonal"], indirect=True)
+def test_matrices_are_made_orthonormal_once_an_image_and_not_once_a_draw(exported: Exported) -> None:
+    """Two products of matrices in each of 48 steps, in the encoder's graph; the posterior's has none."""
+    encoder, posterior = (
+        [node.op_type for node in onnx.load(exported.folder / file).graph.node] for file in (ENCODER, POSTERIOR)
+    )
+    assert 2 * 48 <= encoder.count("MatMul") < 2 * 48 + 20
+    assert "MatMul" not in posterior
+    assert "Einsum" in posterior
 
 
 def test_nothing_in_a_bundle_tells_of_the_machine(exported: Exported, tmp_path: Path) -> None:

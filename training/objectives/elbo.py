@@ -1,6 +1,7 @@
 r"""The evidence lower bound with weights on its halves.
 
-.. math:: w\, D + \beta R, \qquad D = -\mathbb{E}_{q(z|x)}[\log p(x|z)], \quad R = \mathrm{KL}(q(z|x) \,\|\, p(z))
+.. math:: w\, \mathcal D + \beta \mathcal R, \qquad \mathcal D = -\mathbb{E}_{q(z|x)}[\log p(x|z)], \quad
+          \mathcal R = \mathrm{KL}(q(z|x) \,\|\, p(z))
 
 With w = beta = 1 it is -ELBO (Kingma and Welling, 2014); another beta is that of Higgins et al. (2017). At a minimum
 one nat of rate saves beta / w nats of distortion: beta is a point on the rate-distortion curve (Alemi et al., 2018).
@@ -44,7 +45,7 @@ UNWEIGHTED = Elbo()
 class FreeBits:
     r"""The ELBO with ``nats`` of each latent dimension for nothing (Kingma et al., 2016, appendix C.8).
 
-    .. math:: w\, D + \beta \sum_{d=1}^{D} \max\left(\lambda,\ \mathbb{E}_{x \sim \text{batch}}
+    .. math:: w\, \mathcal D + \beta \sum_{d=1}^{D} \max\left(\lambda,\ \mathbb{E}_{x \sim \text{batch}}
               \left[\mathrm{KL}(q(z_d|x) \,\|\, p(z_d))\right]\right)
 
     Each dimension is a group of its own, and what is compared with lambda is its KL averaged over the batch, as in the

@@ -1,6 +1,6 @@
 r"""beta-TC-VAE (Chen et al., 2018): the rate, averaged over the data, in three parts that each have a weight.
 
-.. math:: \mathbb{E}_{x}[R(x)] = \underbrace{I(z; x)}_{\text{index-code information}}
+.. math:: \mathbb{E}_{x}[\mathcal R(x)] = \underbrace{I(z; x)}_{\text{index-code information}}
           + \underbrace{\mathrm{KL}\Big(q(z) \,\Big\|\, \prod_d q(z_d)\Big)}_{\text{total correlation}}
           + \underbrace{\sum_d \mathrm{KL}(q(z_d) \,\|\, p(z_d))}_{\text{dimension-wise KL}},
           \qquad q(z) = \frac1N \sum_{n=1}^N q(z|x_n)

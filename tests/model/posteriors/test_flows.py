@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 
 from model.divergences import kl_between_gaussians
 from model.posteriors import DiagonalGaussian, FullGaussian, Posterior, standard_normal_log_density
-from model.posteriors.autoregressive import MADE
+from model.posteriors.autoregressive import MADE, InverseAutoregressive
 from model.posteriors.families import (
     DiagonalSettings,
     FullSettings,
@@ -304,3 +304,22 @@ def test_a_matrix_is_made_orthonormal_once_an_image_and_not_once_a_draw(
     torch.testing.assert_close(q.mT @ q, torch.eye(3, dtype=q.dtype).expand(4, 2, 3, 3))
     monkeypatch.setattr("model.posteriors.families.orthonormal", None)
     family.of_settled(base, settled).draw(torch.zeros(4, D, dtype=torch.float64))
+
+
+def test_a_fresh_made_keeps_the_size_of_signals_and_says_little(generator: Generator) -> None:
+    """Glorot and Bengio (2010): variances of 2 / (inputs + outputs), and a tenth of that scale in the last layers."""
+    made = MADE(40, 300, 60)
+    for layer, share in (
+        (made.first, 1),
+        (made.second, 1),
+        (made.context, 1),
+        (made.last, 0.1),
+        (made.from_context, 0.1),
+    ):
+        variance = share**2 * 2 / sum(layer.weight.shape)
+        assert layer.weight.var().item() == pytest.approx(variance, rel=0.05)
+        assert layer.bias is None or not layer.bias.any()
+    turn = InverseAutoregressive(40, 300, 60, reverse=False)
+    latent, log_det = turn(torch.zeros(1, 40), torch.zeros(1, 60))
+    assert not latent.any()
+    assert log_det.item() == pytest.approx(-40 * math.log1p(math.exp(-2)))
