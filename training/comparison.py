@@ -83,13 +83,19 @@ def check_comparable(runs: Sequence[RunFolder]) -> None:
 def _difference(one: RunFolder, other: RunFolder) -> str | None:
     """Why the numbers of two runs would not be of the same pixels."""
     a, b = one.config(), other.config()
-    if a.image.shape != b.image.shape:
-        return f"their images are {_size(a)} and {_size(b)}"
     splits = ("training", "validation")
     before, after = one.provenance().data, other.provenance().data
-    if any(before.get(split) != after.get(split) for split in splits):
+    if a.image.shape == b.image.shape and any(before.get(split) != after.get(split) for split in splits):
         seeds = "" if a.seed == b.seed else f" (their seeds, which divide the images, are {a.seed} and {b.seed})"
         return f"they were not trained and validated on the same images{seeds}"
+    return other_pixels(a, b)
+
+
+def other_pixels(a: RunConfig, b: RunConfig) -> str | None:
+    """Why nats per image of two runs would be of different pixels, were the images of the same files; None where they
+    are not."""
+    if a.image.shape != b.image.shape:
+        return f"their images are {_size(a)} and {_size(b)}"
     if a.data.binarization != b.data.binarization:
         return f"their binarizations are {a.data.binarization} and {b.data.binarization}"
     if a.model.likelihood.support != b.model.likelihood.support:

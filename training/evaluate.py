@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeGuard
 
 import torch
 from rich.console import Console
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle.measurements import Annealing, InferenceGaps, Metrics
 from model.vae import VAE
@@ -24,7 +23,7 @@ from training.reconstruction import Reconstruction, measure_reconstruction, reco
 from training.run import RunFolder
 from training.subset import Subset, bound_subset, draw_subset, drawn, require_likelihood
 from training.summary import remarks, tables
-from training.trained import load_best_into
+from training.trained import load_best_to_measure
 from training.words import say
 
 SUBSET = 100
@@ -74,7 +73,7 @@ def evaluate_run(
     Raises:
         ConfigError, DataError, CheckpointError, NonFiniteMetric: as their docstrings say.
     """
-    config = _with_overrides(run.config(), importance_samples=importance_samples, images=images)
+    config = with_overrides(run.config(), importance_samples=importance_samples, images=images)
     plain = config.objective.kind == "autoencoder"
     if plain and importance_samples is not None:
         raise ConfigError(f"{run.folder}: an autoencoder has no bound that takes importance samples")
@@ -83,11 +82,7 @@ def evaluate_run(
             require_likelihood(config, what)
     device = choose_device(config.device)
     prepare(device, config.threads)
-    model = VAE(config.model, config.image.shape)
-    step = load_best_into(run, model)
-    model.to(device).eval().requires_grad_(False)
-    # Convolutions on few channels are faster with the channels last.
-    convert_conv2d_weight_memory_format(model, torch.channels_last)
+    model, step = load_best_to_measure(run, config, device)
     test = held_out_images(run, data_dir=data_dir, console=console)
     if len(test) < 2:
         raise DataError(f"{test.name}: one test image says nothing of others: two or more are needed to measure")
@@ -157,6 +152,11 @@ def _enough(before: Metrics | Reconstruction | None, test: Dataset, config: RunC
     return before.protocol.images >= len(test) and samples >= config.evaluation.importance_samples
 
 
-def _with_overrides(config: RunConfig, **wishes: int | None) -> RunConfig:
+def with_overrides(config: RunConfig, **wishes: int | None) -> RunConfig:
+    """With these fields of ``evaluation`` instead of the configuration's; None leaves one as it is.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
     given = {name: value for name, value in wishes.items() if value is not None}
     return check(config.model_dump() | {"evaluation": config.evaluation.model_dump() | given}, "evaluation")

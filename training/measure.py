@@ -28,26 +28,42 @@ from training.streams import EVALUATION, generator_of
 ACTIVE_VARIANCE = 0.01
 
 
-def measure(
-    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
-) -> Metrics:
-    """All metrics of a model on a test set; ``advance`` hears of every batch of images that is done.
+class ImageMeasurements(NamedTuple):
+    """What is measured of each of N images, on the CPU."""
+
+    estimates: ImageEstimates
+    means: Tensor
+    """What stands for each image, ``(N, D)``: the posterior's mean, or what a flow makes of it."""
+    divergences: Tensor
+    """KL to the prior of each dimension, ``(N, D)`` nats; ``(N, 0)`` where either is no product over them."""
+    errors: Tensor
+    """Squared error per pixel ``(N,)`` of the reconstruction."""
+
+
+def measure_images(
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, advance: Callable[[int], object]
+) -> ImageMeasurements:
+    """Each image of a test set by itself; ``advance`` hears of every batch of images that is done.
 
     The noise of a batch depends on the seed and its place, so the numbers do not depend on the number of threads.
+    Dynamic pixels are drawn before any latent, so that all models are measured on the same.
+
+    Raises:
+        NonFiniteMetric: something is NaN or infinite for an image.
     """
-    evaluation, binarization = config.evaluation, config.data.binarization
+    evaluation = config.evaluation
     feed = Feed(test, device)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     at_a_time = images_at_a_time(model, device, workers=workers)
     with torch.inference_mode():
         prior = model.prior(at_a_time=at_a_time)
 
-    def measure_batch(numbered: tuple[int, Tensor]) -> _Batch:
+    def measure_batch(numbered: tuple[int, Tensor]) -> ImageMeasurements:
         index, indices = numbered
         generator = generator_of(device, config.seed, EVALUATION, index)
         return _measure_batch(model, prior, feed.batch(indices), config, generator, at_a_time)
 
-    batches: list[_Batch] = []
+    batches: list[ImageMeasurements] = []
     pieces = list(enumerate(torch.split(torch.arange(len(test)), evaluation.batch_size)))
     for batch in map_side_by_side(measure_batch, pieces, device):
         batches.append(batch)
@@ -55,6 +71,19 @@ def measure(
     estimates = ImageEstimates(*(torch.cat(parts) for parts in zip(*(b.estimates for b in batches), strict=True)))
     means, errors = torch.cat([batch.means for batch in batches]), torch.cat([batch.errors for batch in batches])
     require_finite({**estimates._asdict(), "posterior_mean": means, "reconstruction_error": errors})
+    return ImageMeasurements(estimates, means, torch.cat([batch.divergences for batch in batches]), errors)
+
+
+def measure(
+    model: VAE, test: Dataset, config: RunConfig, device: torch.device, *, step: int, advance: Callable[[int], object]
+) -> Metrics:
+    """All metrics of a model on a test set; ``advance`` hears of every batch of images that is done.
+
+    Raises:
+        NonFiniteMetric: something is NaN or infinite for an image.
+    """
+    evaluation, binarization = config.evaluation, config.data.binarization
+    estimates, means, divergences, errors = measure_images(model, test, config, device, advance=advance)
     support = config.model.likelihood.support
     has_likelihood = support != "binary" or binarization != "none"
     discrete = has_likelihood and support != "interval"
@@ -68,29 +97,17 @@ def measure(
         effective_sample_size=summarized(estimates.effective_sample_size),
         bounds=_curve(estimates.bounds, evaluation.importance_samples) if has_likelihood else (),
         active_units=active_units(means),
-        kl_per_dimension=_kl_per_dimension(torch.cat([batch.divergences for batch in batches])),
+        kl_per_dimension=_kl_per_dimension(divergences),
         reconstruction_error=mean_over_images(errors),
         bits_per_dim=mean_over_images(negative_log_likelihood / nats_per_bit_per_image) if discrete else None,
         protocol=protocol_of(test, config, step, evaluation.importance_samples),
     )
 
 
-class _Batch(NamedTuple):
-    """What is measured of B images, on the CPU."""
-
-    estimates: ImageEstimates
-    means: Tensor
-    """What stands for each image, ``(B, D)``: the posterior's mean, or what a flow makes of it."""
-    divergences: Tensor
-    """KL to the prior of each dimension, ``(B, D)`` nats; ``(B, 0)`` where either is no product over them."""
-    errors: Tensor
-    """Squared error per pixel ``(B,)`` of the reconstruction."""
-
-
 @torch.inference_mode()
 def _measure_batch(
     model: VAE, prior: Prior, images: Tensor, config: RunConfig, generator: Generator, at_a_time: int
-) -> _Batch:
+) -> ImageMeasurements:
     evaluation = config.evaluation
     observed = binarize(images, config.data.binarization, generator)
     estimates = estimate_images(
@@ -107,7 +124,7 @@ def _measure_batch(
     if isinstance(prior, StandardNormal) and isinstance(posterior, DiagonalGaussian):
         divergences = posterior.kl()
     errors = squared_errors(model, images, at_a_time)
-    return _Batch(
+    return ImageMeasurements(
         ImageEstimates(*(part.cpu() for part in estimates)), posterior.center().cpu(), divergences.cpu(), errors.cpu()
     )
 

@@ -1,4 +1,5 @@
-"""What a table, on a terminal or in a card, says of annealing and of the gaps of inference: the same in both."""
+"""What a table, on a terminal or in a card, says of the bounds, of annealing and of the gaps of inference: the same in
+both."""
 
 from typing import NamedTuple
 
@@ -31,11 +32,20 @@ class Part(NamedTuple):
 def parts_of(metrics: Metrics) -> list[Part]:
     """Those that were measured."""
     found = []
+    if len(metrics.bounds) > 1:
+        found.append(_curve(metrics))
     if metrics.annealing is not None:
         found.append(_annealing(metrics.annealing))
     if metrics.gaps is not None:
         found.append(_gaps(metrics.gaps))
     return found
+
+
+def _curve(metrics: Metrics) -> Part:
+    rows = [_row(f"-L_{bound.importance_samples}", bound.negative) for bound in metrics.bounds]
+    samples = metrics.protocol.importance_samples or metrics.bounds[-1].importance_samples
+    how = f"The same images, and the same {count(samples, 'importance sample')} of each, in groups of k"
+    return Part("The bound L_k as k grows", f"{how}.", rows, [])
 
 
 def _annealing(found: Annealing) -> Part:

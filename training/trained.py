@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from model.bundle import prior
 from model.bundle.runtime import Draws, Posterior
@@ -12,6 +13,7 @@ from model.posteriors import DiagonalGaussian
 from model.priors import Mixture
 from model.vae import VAE
 from training.checkpoint import load_average, progress_of
+from training.config import RunConfig
 from training.errors import CheckpointError
 from training.run import RunFolder
 
@@ -92,6 +94,20 @@ def load_best_into(run: RunFolder, vae: VAE) -> int:
             f"(vae train {run.folder} --resume)"
         )
     return load_average(run.best, vae)
+
+
+def load_best_to_measure(run: RunFolder, config: RunConfig, device: torch.device) -> tuple[VAE, int]:
+    """The model of a run with these weights, on a device and as it computes fastest there, and the step they are from.
+
+    Raises:
+        CheckpointError: as in `load_best_into`.
+    """
+    model = VAE(config.model, config.image.shape)
+    step = load_best_into(run, model)
+    model.to(device).eval().requires_grad_(False)
+    # Convolutions on few channels are faster with the channels last.
+    convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return model, step
 
 
 def load_best(run: RunFolder) -> tuple[TorchModel, int]:

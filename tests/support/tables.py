@@ -12,6 +12,7 @@ from app.service import create_app
 from app.settings import PREFIX, PRETRAINED, Settings
 from model.bundle.measurements import Estimate
 from model.bundle.store import verify_files
+from training.doubt import doubt
 from vae import cli
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -103,7 +104,8 @@ def results_table() -> str:
         f"{protocol.images:,} {protocol.split} images of {protocol.dataset}, {protocol.binarization} binarization, "
         f"{k:,} importance samples an image, seed {protocol.seed}; intervals are 95% confidence intervals over images."
     )
-    return f"{head}\n\n{_table(('what', 'value', '95% interval', 'unit'), rows)}"
+    parts = [head, _table(("what", "value", "95% interval", "unit"), rows), doubt(metrics)]
+    return "\n\n".join(part for part in parts if part is not None)
 
 
 TABLES = {

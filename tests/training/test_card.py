@@ -10,6 +10,7 @@ from model.bundle.manifest import LatentSpec, LikelihoodSpec, Manifest, graph_si
 from model.bundle.measurements import (
     Annealing,
     AnnealingProtocol,
+    Bound,
     EffectiveSampleSize,
     Estimate,
     GapsProtocol,
@@ -178,6 +179,25 @@ def test_annealing_stands_with_its_protocol_and_with_what_it_makes_of_the_bound(
     assert "is the tighter one" not in other
     looser = _annealing(metrics).model_copy(update={"difference": Estimate(value=-0.2, low=-0.4, high=0.0)})
     assert "Both are lower bounds, and L_5000 is the tighter one here" in _card(metrics, annealing=looser)
+
+
+def test_the_curve_of_bounds_has_each_k_that_was_measured() -> None:
+    metrics = _metrics("dynamic", likelihood=True, discrete=True)
+    assert "as k grows" not in _card(metrics)
+    curve = tuple(
+        Bound(importance_samples=k, negative=Estimate(value=value, low=value - 0.5, high=value + 0.25))
+        for k, value in ((1, 81.0), (100, 79.5), (5000, 79.0))
+    )
+    card = _card(metrics.model_copy(update={"bounds": curve}))
+    title, _, rest = card.partition("### The bound L_k as k grows\n\n")[2].partition("\n\n")
+    assert title == "The same images, and the same 5,000 importance samples of each, in groups of k."
+    assert rest.partition("\n\n")[0].splitlines()[2:] == [
+        "| -L_1 | 81.00 | 80.50 to 81.25 | nats per image |",
+        "| -L_100 | 79.50 | 79.00 to 79.75 | nats per image |",
+        "| -L_5000 | 79.00 | 78.50 to 79.25 | nats per image |",
+    ]
+    # One point is no curve.
+    assert "as k grows" not in _card(metrics.model_copy(update={"bounds": curve[:1]}))
 
 
 def test_gaps_stand_with_what_log_likelihood_they_are_from() -> None:

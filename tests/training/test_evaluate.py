@@ -91,6 +91,20 @@ class TestTrainedRun:
         assert values[0] == pytest.approx(metrics.negative_elbo.value, abs=0.5)
         assert all(bound.negative.low < bound.negative.value < bound.negative.high for bound in metrics.bounds)
 
+    def test_the_curve_is_printed_with_its_intervals(
+        self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
+    ) -> None:
+        run, metrics, printed = evaluation
+        curve = printed.partition("The bound L_k as k grows")[2]
+        assert "the same 20 importance samples of each" in " ".join(curve.split())  # of a title that was broken to fit
+        rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in curve.splitlines() if "-L_" in line]
+        assert rows == [
+            [f"-L_{at}", f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}", "nats per image"]
+            for at, found in ((bound.importance_samples, bound.negative) for bound in metrics.bounds)
+        ]
+        _, printed = evaluated(copy_of(run, tmp_path), importance_samples=1)
+        assert "as k grows" not in printed  # one point is no curve
+
     def test_few_effective_samples_are_counted_and_told(
         self, evaluation: tuple[RunFolder, Metrics, str], tmp_path: Path
     ) -> None:
