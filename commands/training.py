@@ -169,17 +169,25 @@ def figures(
         Path | None, typer.Option("-o", "--output", help="Folder.", show_default="RUN/figures, or figures")
     ] = None,
     data_dir: DataDir = None,
+    posteriors: Annotated[
+        bool | None,
+        typer.Option("--posteriors/--no-posteriors", help="Sample p(z|x) of a run.", show_default="posteriors"),
+    ] = None,
 ) -> None:
-    """Draw figures of a run or a bundle. Reconstructions, samples, traversals, interpolations; a run's curves."""
+    """Draw figures of a run or a bundle. Reconstructions, samples, traversals ...; a run's curves and posteriors."""
     with _torch() as console:
         from training.figures import draw_bundle, draw_run
         from training.run import RunFolder
 
         if (source / MANIFEST).exists():  # a bundle holds its own files and no others
+            if posteriors is not None:
+                raise typer.BadParameter(
+                    "a bundle has no gradients to sample by: give a run", param_hint="--posteriors/--no-posteriors"
+                )
             draw_bundle(opened(source), output or Path("figures"), console=console)
         else:
             run = RunFolder(source)
-            draw_run(run, output or run.figures, data_dir=data_dir, console=console)
+            draw_run(run, output or run.figures, data_dir=data_dir, console=console, posteriors=posteriors is not False)
 
 
 def compare(

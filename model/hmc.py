@@ -10,7 +10,7 @@ The log density is a weighted sum of terms that are kept apart, since annealing 
 the values and gradients of where a chain stands then hold for the new density too, and nothing is computed twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,6 +69,7 @@ def hmc(
     warmup: int = 0,
     target_acceptance: float = TARGET_ACCEPTANCE,
     thin: int = 1,
+    advance: Callable[[], object] | None = None,
 ) -> Samples:
     """Chains of a density that need not be normalized.
 
@@ -82,6 +83,7 @@ def hmc(
         warmup: moves before these, in which the step size of each image is adapted to ``target_acceptance``. It is
             frozen afterwards: a chain that goes on adapting to its own past does not keep its density.
         thin: keep the state after every ``thin`` moves.
+        advance: is called after every move, those of the warm-up too.
 
     Raises:
         ValueError: start has not three axes, or a step or count is not positive.
@@ -92,7 +94,10 @@ def hmc(
         raise ValueError("the step size and the numbers of steps, iterations and thinning must be positive")
     terms, weights = (log_density,), start.new_ones(1)
     state = evaluate(terms, start)
-    steps, state = _warm_up(terms, weights, state, generator, step_size, leapfrog_steps, warmup, target_acceptance)
+    advance = advance or _unheard
+    steps, state = _warm_up(
+        terms, weights, state, generator, step_size, leapfrog_steps, warmup, target_acceptance, advance
+    )
     samples = start.new_empty(iterations // thin, *start.shape)
     accepted = start.new_zeros(start.shape[:2])
     for iteration in range(1, iterations + 1):
@@ -100,6 +105,7 @@ def hmc(
         accepted += acceptance
         if iteration % thin == 0:
             samples[iteration // thin - 1] = state.position
+        advance()
     return Samples(samples, state.position, accepted / iterations, steps)
 
 
@@ -209,6 +215,7 @@ def _warm_up(
     leapfrog_steps: int,
     moves: int,
     target: float,
+    advance: Callable[[], object],
 ) -> tuple[Tensor, State]:
     """The step sizes ``(N,)`` after so many moves, and where the chains then stand."""
     steps = state.position.new_full(state.position.shape[1:2], step_size)
@@ -218,5 +225,10 @@ def _warm_up(
         steps = adapt(steps, acceptance, move**-0.5, target)
         if 2 * move > moves:
             settled.append(steps.log())
+        advance()
     # The mean of what wanders about the goal is nearer to it than where it happens to end (Polyak and Juditsky, 1992).
     return (torch.stack(settled).mean(0).exp() if settled else steps), state
+
+
+def _unheard() -> None:
+    """Nobody wants to know."""

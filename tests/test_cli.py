@@ -575,5 +575,7 @@ def test_from_one_command_to_a_bundle_that_works(run: Vae) -> None:
     annealing, gaps = (measured[part]["protocol"] for part in ("annealing", "gaps"))
     assert (annealing["images"], annealing["chains"], annealing["temperatures"]) == (3, 2, 4)
     assert (annealing["leapfrog_steps"], annealing["initial"], gaps["images"], gaps["steps"]) == (5, "prior", 3, 6)
-    assert run("figures", "runs/smoke").code == 0
+    assert run("figures", "runs/smoke", "--no-posteriors").code == 0
     assert Path("runs/smoke/figures/bounds.png").exists()
+    assert not Path("runs/smoke/figures/posteriors.png").exists()
+    assert "a bundle has no gradients" in run("figures", "bundles/smoke", "--no-posteriors").err

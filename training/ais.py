@@ -3,8 +3,6 @@
 What these estimates know of a VAE is its decoder and likelihood: no bound becomes loose where the encoder is poor.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,11 +19,11 @@ from model.ais import (
     tune,
     upper_bound,
 )
-from model.divergences import LogDensity
 from model.posteriors import DiagonalGaussian, FullGaussian
 from model.posteriors.families import Diagonal, Full
 from model.priors import Prior, StandardNormal
 from model.vae import VAE
+from training.densities import differentiable_log_likelihood, frozen, path_from_posterior
 from training.estimators import encode
 from training.importance import effective_sample_size
 from training.simulate import simulate
@@ -87,10 +85,8 @@ def ais_images(
 ) -> AISEstimates:
     """Bound log p(x) of images ``(N, C, H, W)`` from below (Wu, Burda, Salakhutdinov and Grosse, 2017).
 
-    From the prior, whichever it is, chains move in the latent space. From the posterior, they move in the space of the
-    noise that the posterior's draws are made of, where those are N(0, I) whatever its family, flows included; the true
-    posterior is nearly round there, and fewer temperatures are enough (as Hoffman et al., 2019, "NeuTra-lizing bad
-    geometry").
+    From the prior, whichever it is, chains move in the latent space. From the posterior, they move in the space of its
+    noise (:func:`training.densities.path_from_posterior`), where fewer temperatures are enough.
 
     Args:
         model: in evaluation mode.
@@ -104,7 +100,7 @@ def ais_images(
         ValueError: no chain or no temperature.
     """
     _check(settings)
-    with _frozen(model):
+    with frozen(model):
         path, first = _path(model, images, settings.initial, at_a_time or settings.chains * len(images))
         annealing = _tune(path, first, images, generator, settings)
         start = _draw(first, settings.chains, images, generator)
@@ -141,7 +137,7 @@ def bracket(
     _check(settings)
     if settings.initial == "posterior" and not reversible(model):
         raise ValueError("chains go back to the prior or to a Gaussian, and not to a flow")
-    with _frozen(model):
+    with frozen(model):
         images, latents = simulate(model, count, generator)
         path, first = _path(model, images, settings.initial, at_a_time or settings.chains * count)
         exact = latents if settings.initial == "prior" else _noise(model, images, latents, at_a_time or count)
@@ -178,58 +174,12 @@ def _tune(
 
 def _path(model: VAE, images: Tensor, initial: Initial, at_a_time: int) -> tuple[AnnealingPath, Prior]:
     """The path, and the distribution that it begins with."""
-    log_likelihood = differentiable_log_likelihood(model, images, at_a_time)
-    prior = model.prior(at_a_time=at_a_time)
     if initial == "prior":
-        return geometric_path(prior.log_density, log_likelihood), prior
+        prior = model.prior(at_a_time=at_a_time)
+        return geometric_path(prior.log_density, differentiable_log_likelihood(model, images, at_a_time)), prior
     with torch.no_grad():
         posterior = encode(model, images, at_a_time)
-
-    def log_ratio(noise: Tensor) -> Tensor:
-        latents, log_density = posterior.draw(noise)
-        return log_likelihood(latents) + prior.log_density(latents) - log_density
-
-    noises = StandardNormal(model.latent_dim)
-    return AnnealingPath(noises.log_density, log_ratio), noises
-
-
-def differentiable_log_likelihood(model: VAE, images: Tensor, at_a_time: int) -> LogDensity:
-    """log p(x|z), ``(S, N, D) -> (S, N)``, differentiable in z.
-
-    Gradients are taken piece by piece, along with the values: one graph of all pieces would keep the features of all.
-    """
-
-    def log_likelihood(latents: Tensor) -> Tensor:
-        chains, count = latents.shape[:2]
-        which = torch.arange(count, device=images.device).repeat(chains)
-        flat = latents.detach().flatten(0, 1)
-        values, gradients = [], []
-        for some, of in zip(torch.split(flat, at_a_time), torch.split(which, at_a_time), strict=True):
-            with torch.enable_grad():
-                variable = some.detach().requires_grad_()
-                value = model.likelihood.log_prob(model.decode(variable), images[of])
-                gradients.append(torch.autograd.grad(value.sum(), variable)[0])
-            values.append(value.detach())
-        value = torch.unflatten(torch.cat(values), 0, (chains, count))
-        gradient = torch.unflatten(torch.cat(gradients), 0, (chains, count))
-        # Of this value, to which zero is added, autograd finds this gradient.
-        with_gradient: Tensor = value + (gradient * (latents - latents.detach())).sum(-1)
-        return with_gradient
-
-    return log_likelihood
-
-
-@contextmanager
-def _frozen(model: VAE) -> Iterator[None]:
-    """No graph for parameters: what their gradients need would be kept too."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learned:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
+    return path_from_posterior(model, posterior, images, at_a_time), StandardNormal(model.latent_dim)
 
 
 def _draw(first: Prior, chains: int, images: Tensor, generator: Generator) -> Tensor:

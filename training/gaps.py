@@ -22,8 +22,8 @@ from model.posteriors import LOG_VARIANCE_LIMIT, Posterior
 from model.posteriors.families import Diagonal, Family
 from model.priors import Prior
 from model.vae import VAE
-from training.ais import differentiable_log_likelihood
 from training.config import RunConfig
+from training.densities import differentiable_log_likelihood, draw_noise
 from training.estimators import log_likelihood, mean_over_images
 from training.importance import importance_weighted_bounds
 from training.measured import protocol_of, require_finite
@@ -198,7 +198,7 @@ def _climb(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         for _ in range(steps):
             posterior = family(raw)
-            latent, log_density = posterior.draw(_noise(posterior, latents, generator))
+            latent, log_density = posterior.draw(draw_noise(posterior, latents, generator))
             # Images share no parameters: the gradient of the sum is that of each.
             raw.grad = torch.autograd.grad((log_density - log_joint(latent)).mean(0).sum(), raw)[0]
             adam.step()
@@ -219,7 +219,7 @@ def _judge(
     """Each posterior by the same k draws of noise."""
     kept: list[list[Tensor]] = [[] for _ in posteriors]
     for done in range(0, k, _CHUNK):
-        noise = _noise(posteriors[0], min(_CHUNK, k - done), generator)
+        noise = draw_noise(posteriors[0], min(_CHUNK, k - done), generator)
         for weights, posterior in zip(kept, posteriors, strict=True):
             latent, log_density = posterior.draw(noise)
             log_ratio = prior.log_density(latent) - log_density
@@ -234,11 +234,6 @@ def _judge(
 
 def _from_moments(posterior: Posterior, generator: Generator) -> Tensor:
     """Raw parameters ``(N, 2 D)`` of the diagonal Gaussian with the mean and variance of a posterior's draws."""
-    latent, _ = posterior.draw(_noise(posterior, _MOMENTS, generator))
+    latent, _ = posterior.draw(draw_noise(posterior, _MOMENTS, generator))
     bounded = (latent.var(0).log() / LOG_VARIANCE_LIMIT).clamp(-_INSIDE, _INSIDE)
     return torch.cat([latent.mean(0), LOG_VARIANCE_LIMIT * torch.atanh(bounded)], 1)
-
-
-def _noise(posterior: Posterior, latents: int, generator: Generator) -> Tensor:
-    like = posterior.mean
-    return torch.randn(latents, *like.shape, generator=generator, device=like.device, dtype=like.dtype)

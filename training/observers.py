@@ -164,8 +164,8 @@ class DataProgress(_Bar):
 class EvaluationProgress(_Bar):
     """A bar on a terminal, and a line each tenth of the way in a log: a bound of many samples can take an hour."""
 
-    def __init__(self, what: str, total: int, console: Console) -> None:
-        self._what, self._total, self._console = what, total, console
+    def __init__(self, what: str, total: int, console: Console, *, unit: str = "images") -> None:
+        self._what, self._total, self._console, self._unit = what, total, console, unit
         self._done = 0
         self._bar = Progress(
             *Progress.get_default_columns()[:2],
@@ -177,12 +177,12 @@ class EvaluationProgress(_Bar):
         )
         self._task = self._bar.add_task(what, total=total)
 
-    def __call__(self, images: int) -> None:
-        """So many images more are done."""
-        before, self._done = self._done, self._done + images
+    def __call__(self, more: int) -> None:
+        """So many images, or whatever the unit is, more are done."""
+        before, self._done = self._done, self._done + more
         self._bar.update(self._task, completed=self._done)
         if not self._console.is_terminal and 10 * before // self._total < 10 * self._done // self._total:
-            say(self._console, f"{self._what}: {self._done:,} of {self._total:,} images")
+            say(self._console, f"{self._what}: {self._done:,} of {self._total:,} {self._unit}")
 
 
 class TensorBoardObserver:

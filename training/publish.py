@@ -43,5 +43,6 @@ def publish_run(run: RunFolder, destination: Path, *, version: str, data_dir: Pa
         TrainingError: as `evaluate_run`, `draw_run` and `export` do; what was published before then stays.
     """
     evaluate_run(run, data_dir=data_dir, console=console)
-    draw_run(run, run.figures, data_dir=data_dir, console=console)
+    # Chains take minutes or more of a large network, which is on the CPU here: nobody asked to wait for them.
+    draw_run(run, run.figures, data_dir=data_dir, console=console, posteriors=False)
     export(run, destination, version=version, replace=True, data_dir=data_dir, console=console)

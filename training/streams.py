@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-EVALUATION, PIXELS, BOUND, ANNEALING, SIMULATION, GAPS = range(2, 8)
+EVALUATION, PIXELS, BOUND, ANNEALING, SIMULATION, GAPS, CHAINS = range(2, 9)
 
 
 def generator_of(device: torch.device, seed: int, stream: int, piece: int) -> Generator:

@@ -252,6 +252,14 @@ class TestMove:
 
 
 class TestSamples:
+    def test_every_move_is_heard_of(self, generator: Generator) -> None:
+        heard: list[None] = []
+        hmc(
+            banana, torch.zeros(1, 1, 2), generator, step_size=0.1, leapfrog_steps=1, iterations=4, warmup=3, thin=2,
+            advance=lambda: heard.append(None),
+        )  # fmt: skip
+        assert len(heard) == 7
+
     def test_are_thinned_and_end_where_the_chains_stand(self) -> None:
         def run(thin: int) -> Samples:
             start = torch.zeros(3, 2, 2, dtype=torch.float64)

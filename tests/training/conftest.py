@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.digits import run_digits
+from training.chains import ChainSettings
 from training.run import RunFolder
 
 
@@ -24,6 +25,12 @@ def few_tuning_moves() -> Iterator[None]:
         patch.setattr("model.ais._TUNING_MOVES", 4)
         patch.setattr("model.ais._FIRST_MOVES", 2)
         yield
+
+
+@pytest.fixture
+def few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Posteriors whose draws nobody looks at are drawn after few."""
+    monkeypatch.setattr("training.figures.posteriors.ChainSettings", lambda: ChainSettings(warmup=4, iterations=20))
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ from training.images import training_images
 from training.run import RunFolder
 from training.trained import TorchModel, load_best
 
+pytestmark = pytest.mark.usefixtures("few_moves")
+
 RUN_FIGURES = ["reconstructions", "samples", "traversals", "interpolations", "latents", "training_curves"]
 BUNDLE_FIGURES = ["overview", "reconstructions", "samples", "traversals", "interpolations"]
 
@@ -89,14 +91,16 @@ def model(grey: RunFolder) -> TorchModel:
 def test_a_run_is_drawn(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     console = _quiet()
     files = draw_run(request.getfixturevalue(which), tmp_path / "new" / "figures", data_dir=None, console=console)
-    assert [file.name for file in files] == [f"{name}.png" for name in RUN_FIGURES]
+    # Grey values under a Bernoulli have no posterior to be drawn.
+    names = RUN_FIGURES if which == "grey" else [*RUN_FIGURES, "posteriors"]
+    assert [file.name for file in files] == [f"{name}.png" for name in names]
     assert sorted((tmp_path / "new" / "figures").iterdir()) == sorted(files)
     for file in files:
         pixels = _pixels(file)
         assert 300 < pixels.shape[1] < 1300, file
         assert pixels.std() > 10, file
         # The grey model is drawn in greys; lines and points of charts have colors.
-        chart = file.stem in ("latents", "training_curves")
+        chart = file.stem in ("latents", "training_curves", "posteriors")
         assert bool(np.ptp(pixels.astype(int), axis=2).any()) == (chart or which == "color"), file
     assert "reconstructions.png" in _said(console)
 
@@ -141,9 +145,10 @@ def test_bounds_are_drawn_where_they_were_measured_of_these_weights(tmp_path: Pa
     run = write_run(tmp_path / "run", binarization="dynamic")
     step = load_best(run)[1]
     run.metrics_file.write_text(measured_bounds(step=step + 1).model_dump_json())
-    assert "bounds" not in [file.stem for file in draw_run(run, run.figures, data_dir=None, console=_quiet())]
+    drawn = draw_run(run, run.figures, data_dir=None, console=_quiet(), posteriors=False)
+    assert "bounds" not in [file.stem for file in drawn]
     run.metrics_file.write_text(measured_bounds(step=step).model_dump_json())
-    drawn = draw_run(run, run.figures, data_dir=None, console=_quiet())
+    drawn = draw_run(run, run.figures, data_dir=None, console=_quiet(), posteriors=False)
     assert [file.stem for file in drawn] == [*RUN_FIGURES, "bounds"]
     assert _pixels(drawn[-1]).std() > 10
 

@@ -156,6 +156,13 @@ def test_an_evaluation_has_a_bar_or_a_line_each_tenth() -> None:
     assert lines[-1] == "L_5 of pets: 70 of 70 images"
 
 
+def test_what_is_counted_need_not_be_images() -> None:
+    log = io.StringIO()
+    with EvaluationProgress("chains", 2, Console(file=log, width=100), unit="moves") as progress:
+        progress(2)
+    assert log.getvalue() == "chains: 2 of 2 moves\n"
+
+
 def test_tensorboard_has_the_numbers_of_the_log(tmp_path: Path) -> None:
     config = digits_config(schedule={"tensorboard": True}, optimization={"epochs": 1})
     run, _, _ = run_digits(tmp_path / "run", config)

@@ -38,7 +38,7 @@ def config_of(posterior: dict[str, Any], **changes: object) -> RunConfig:
     return digits_config(model=digits_document()["model"] | {"posterior": posterior}, **changes)
 
 
-@pytest.mark.usefixtures("few_tuning_moves")
+@pytest.mark.usefixtures("few_tuning_moves", "few_moves")
 @on_all
 def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(posterior)
@@ -64,7 +64,7 @@ def test_a_run_from_end_to_end(posterior: dict[str, Any], tmp_path: Path) -> Non
     assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
     assert "latent dimensions" in printed.getvalue()
     drawn = draw_run(run, tmp_path / "figures", data_dir=None, console=console)
-    assert {path.name for path in drawn} >= {"reconstructions.png", "traversals.png", "latents.png"}
+    assert {path.name for path in drawn} >= {"reconstructions.png", "traversals.png", "latents.png", "posteriors.png"}
     with pytest.raises(ExportError, match=f"diagonal Gaussian posteriors, and this one is {posterior['kind']}"):
         export(run, tmp_path / "bundle", "1", "int8", data_dir=None, console=console)
     assert not (tmp_path / "bundle").exists()

@@ -119,6 +119,9 @@ def test_its_dimensions_are_drawn_by_their_spread_and_not_by_a_divergence(
         return traversals(model, prior, image, importance)
 
     monkeypatch.setattr("training.figures.draw.traversals", watched)
-    drawn = draw_run(run, tmp_path, data_dir=None, console=Console(file=io.StringIO()))
+    said = io.StringIO()
+    drawn = draw_run(run, tmp_path, data_dir=None, console=Console(file=said, width=500))
     assert measures == ["variance over images"]
+    assert "no posteriors.png" in said.getvalue()
+    assert "a plain autoencoder has no p(x), and no true posterior" in said.getvalue()
     assert {path.stem for path in drawn} >= {"reconstructions", "traversals", "training_curves"}

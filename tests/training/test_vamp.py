@@ -99,6 +99,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> VAE:
 
 
 class TestRun:
+    @pytest.mark.usefixtures("few_moves")
     def test_is_evaluated_and_drawn_and_exported(self, finished: RunFolder, tmp_path: Path) -> None:
         metrics = evaluate_run(finished, data_dir=None, console=quiet())
         assert isinstance(metrics, Metrics)
@@ -107,7 +108,7 @@ class TestRun:
         assert metrics.negative_log_likelihood.value < metrics.negative_elbo.value
         assert metrics.negative_elbo.value == pytest.approx(metrics.rate.value + metrics.distortion.value)
         drawn = draw_run(finished, tmp_path / "figures", data_dir=None, console=quiet())
-        assert {path.name for path in drawn} >= {"samples.png", "traversals.png", "latents.png"}
+        assert {path.name for path in drawn} >= {"samples.png", "traversals.png", "latents.png", "posteriors.png"}
         with pytest.raises(ExportError, match="standard normal prior, and this one is vamp"):
             export(finished, tmp_path / "bundle", "1", "int8", data_dir=None, console=quiet())
         assert not (tmp_path / "bundle").exists()

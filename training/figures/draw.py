@@ -9,7 +9,11 @@ from rich.console import Console
 from model.bundle.measurements import Metrics
 from model.bundle.prior import Prior
 from model.bundle.runtime import Bundle
+from model.vae import VAE
+from training.config import RunConfig
+from training.data.dataset import Dataset
 from training.data.splits import choose
+from training.errors import ConfigError
 from training.figures.bounds import bound_curve
 from training.figures.charts import latent_scatter, training_curves
 from training.figures.page import Panel, columns_of, constant_style, page, write_figures
@@ -26,22 +30,30 @@ from training.figures.panels import (
     spread_importance,
     traversals,
 )
+from training.figures.posteriors import IMAGES, posterior_page, sample_run
 from training.images import training_images
 from training.metrics_file import stored
 from training.run import RunFolder, read_log
 from training.showcase import showcase
+from training.subset import require_likelihood
 from training.trained import load_best
 
 # Enough for KL per dimension and for a scatter; more points only hide each other.
 _MOST_IMAGES = 2000
 
 
-def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Console) -> list[Path]:
+def draw_run(
+    run: RunFolder, folder: Path, *, data_dir: Path | None, console: Console, posteriors: bool = True
+) -> list[Path]:
     """Draw the best weights of a run on validation images, and its training curves, into ``folder``.
+
+    Args:
+        posteriors: whether true posteriors are sampled, too. That is done last, since it takes the longest.
 
     Returns:
         The files: reconstructions, samples, traversals, interpolations, latents (where the data have labels),
-        training_curves (where the log has a line) and bounds (where they were measured), each ``.png``.
+        training_curves (where the log has a line), bounds (where they were measured) and posteriors (where the model
+        has a likelihood), each ``.png``.
 
     Raises:
         ConfigError, CheckpointError, DataError: there is no run, no usable checkpoint, or not its data; or the folder
@@ -72,7 +84,21 @@ def draw_run(run: RunFolder, folder: Path, *, data_dir: Path | None, console: Co
         measured = stored(run, step)
         if isinstance(measured, Metrics) and measured.bounds:
             figures["bounds"] = bound_curve(measured)
-        return _write(figures, folder, console)
+        files = _write(figures, folder, console)
+        if posteriors:
+            files += _draw_posteriors(model.vae, config, validation, folder, console)
+        return files
+
+
+def _draw_posteriors(vae: VAE, config: RunConfig, validation: Dataset, folder: Path, console: Console) -> list[Path]:
+    """posteriors.png, or why there is none."""
+    try:
+        require_likelihood(config, "true posterior")
+    except ConfigError as error:
+        console.print(f"no posteriors.png: {error}", highlight=False, soft_wrap=True)
+        return []
+    images = np.asarray(validation.images[showcase(validation, IMAGES)])
+    return _write({"posteriors": posterior_page(sample_run(vae, config, images, console))}, folder, console)
 
 
 def draw_bundle(bundle: Bundle, folder: Path, *, console: Console) -> list[Path]:

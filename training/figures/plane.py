@@ -9,9 +9,10 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.bundle.pixels import to_network
-from model.posteriors import DiagonalGaussian, FullGaussian
+from model.posteriors import DiagonalGaussian, FullGaussian, Posterior
 from training.figures.charts import Group
 from training.figures.page import INK
 from training.figures.panels import Bytes, encode_images
@@ -78,17 +79,24 @@ def draw_plane(axes: Axes, plane: Plane, groups: list[Group]) -> None:
     axes.set_ylabel(plane.names[1], fontsize=8, labelpad=-2)
 
 
+def covariances_of(posterior: Posterior) -> Tensor | None:
+    """``(N, D, D)``, where posteriors are Gaussians."""
+    match posterior:
+        case DiagonalGaussian():
+            return torch.diag_embed(posterior.log_variance.exp())
+        case FullGaussian(factor=factor):
+            return factor @ factor.mT
+        case _:
+            return None
+
+
 def _covariances(model: TorchModel, images: Bytes, chosen: NDArray[np.int64]) -> _Floats | None:
     """Of the posteriors of few images ``(M, H, W, C)`` in two dimensions, ``(M, 2, 2)``, where they are Gaussians."""
     with torch.inference_mode():
         posterior = model.vae.posterior(torch.from_numpy(to_network(np.asarray(images))))
-        match posterior:
-            case DiagonalGaussian():
-                whole = torch.diag_embed(posterior.log_variance.exp())
-            case FullGaussian(factor=factor):
-                whole = factor @ factor.mT
-            case _:
-                return None
+    whole = covariances_of(posterior)
+    if whole is None:
+        return None
     size = max(2, whole.shape[-1])
     padded = np.zeros((len(images), size, size))  # one dimension has no other to vary in
     padded[:, : whole.shape[-1], : whole.shape[-1]] = whole.double().numpy()
