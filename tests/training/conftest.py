@@ -10,14 +10,6 @@ from training.chains import ChainSettings
 from training.run import RunFolder
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """A run sets the threads of its process; give the next test its own back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def few_tuning_moves() -> Iterator[None]:
     """Annealing whose numbers nobody looks at is not to take its time to find step sizes."""
