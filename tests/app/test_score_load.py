@@ -20,7 +20,10 @@ class Steps:
     """The likelihood graph, a run at a time."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
-        batcher = engine_of(client).models["tiny"].batchers["likelihood"]
+        batchers = engine_of(client).models["tiny"].batchers
+        for other in batchers.values():  # the one thread is held here: what is small may not go there, however slow
+            other._pace = 0.0
+        batcher = batchers["likelihood"]
         self._run, self._batcher, self.sizes = batcher._run, batcher, list[int]()
         self._entered, self._go = threading.Semaphore(0), threading.Semaphore(0)
         batcher._run, batcher._on_the_spot = self, 0.0
