@@ -209,9 +209,12 @@ def _session(data: bytes, options: RuntimeOptions, *, cuda: bool) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 4  # failures reach us as exceptions; nothing is printed
     providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if cuda else []
-    return onnx_runtime().InferenceSession(
+    session = onnx_runtime().InferenceSession(
         data, settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=False
     )
+    # It would keep the file, as large as the weights again, to open itself anew on other providers: nobody asks it to.
+    session._model_bytes = None
+    return session
 
 
 def _check_signature(folder: Path, spec: GraphSpec, session: Any) -> None:

@@ -13,6 +13,7 @@ from model.bundle.latents import prior_latents
 from model.bundle.onnx_runtime import float16, onnx_runtime, quantization
 from model.bundle.pixels import to_network
 from model.bundle.runtime import Bundle, RuntimeOptions, finite
+from model.bundle.sessions import open_graphs
 from model.bundle.store import open_bundle
 from tests.support.tiny import tiny_decode, tiny_encode, tiny_weights, write_tiny_bundle
 
@@ -46,6 +47,16 @@ def test_graphs_compute_what_numpy_does(bundle: Bundle, count: int) -> None:
     assert_allclose(posterior.log_variance, log_variance, atol=1e-5)
     assert_allclose(decoded, tiny_decode(weights, z, bundle.manifest.image), atol=1e-5)
     assert posterior.mean.dtype == posterior.log_variance.dtype == decoded.dtype == np.float32
+
+
+def test_an_open_graph_does_not_keep_its_file(bundle: Bundle) -> None:
+    """The weights would be in memory twice."""
+    spec = bundle.manifest.graphs.encoder
+    data = (bundle.folder / spec.file).read_bytes()
+    before = sys.getrefcount(data)
+    opened, _ = open_graphs(bundle.folder, [(spec, data)], ONE_THREAD)
+    assert sys.getrefcount(data) == before
+    assert opened[0].run(images(bundle, 1))
 
 
 def test_nothing_in_gives_nothing_out(bundle: Bundle) -> None:
