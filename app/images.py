@@ -6,6 +6,7 @@ here are only the forms in which clients send pictures. Synchronous: what is sma
 """
 
 import binascii
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -26,9 +27,9 @@ from model.bundle.errors import PictureError, PictureTooLarge
 from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_unit
 
-LIGHT_BYTES = 256 * 2**10
-"""Arrays in so many bytes, and numbers in JSON of just the shape that is wanted, are read in some 2 ms, all of which
-hold Python's lock: on a thread too, the event loop would wait for them, and for the way there and back."""
+LIGHT_BYTES, LIGHT_NUMBERS = 256 * 2**10, 2**16
+"""Arrays in so many bytes, and so many numbers in JSON of just the shape that is wanted, are read in some 2 ms, all of
+which hold Python's lock: on a thread too, the event loop would wait for them, and for the way there and back."""
 
 LIGHT_DECIMALS = 512 * 2**10
 """The same for plain decimals, of which NumPy reads twice as many in that time."""
@@ -82,8 +83,10 @@ class ImageReader:
             if array.dtype == np.uint8 and array.shape[1:] == self._usual and len(array) <= self._limits.max_items:
                 return array.reshape(-1, *size, self._spec.channels)
             return self._of_array(array) if array.shape[1:3] == size else None
+        if kind == JSON and len(body) <= LIGHT_BYTES:
+            return self._of_rectangle(body, most=_lightly(math.prod(self._usual), self._limits))
         if kind == JSON and len(body) <= LIGHT_DECIMALS:
-            return self._of_rectangle(body, read_rectangle if len(body) <= LIGHT_BYTES else read_decimals)
+            return self._of_rectangle(body, read_decimals)
         if kind == PNG and size[0] * size[1] <= LIGHT_PIXELS and _is_small_png(body):
             return self._fit_file(body, "")
         return None
@@ -92,14 +95,16 @@ class ImageReader:
         self._check_is_no_single(_bounded(array, (3, 4), self._limits.max_items))
         return self._fit_arrays(array, "")
 
-    def _of_rectangle(self, body: bytes, read: Callable[..., Array | None] = read_rectangle) -> Fitted | None:
-        """A JSON body of numbers in the model's size, as ``read`` takes it; None if it is another, or one with an error
-        to be told."""
+    def _of_rectangle(
+        self, body: bytes, read: Callable[..., Array | None] = read_rectangle, *, most: int | None = None
+    ) -> Fitted | None:
+        """A JSON body of numbers in the model's size, as ``read`` takes it, of at most so many images; None if it is
+        another, or one with an error to be told."""
         shape, channels = (self._spec.height, self._spec.width), self._spec.channels
         for item in (shape, (*shape, 1)) if channels == 1 else ((*shape, channels),):
             if len(item) + 2 > self._limits.max_json_depth:
                 continue
-            array = read(body, "images", item, most=self._limits.max_items)
+            array = read(body, "images", item, most=self._limits.max_items if most is None else most)
             if array is not None:
                 try:
                     return self._fit_arrays(array, "")
@@ -203,7 +208,14 @@ def read_latents_at_once(kind: str, body: bytes, dim: int, limits: Settings) -> 
     """Latents that are read faster than a thread could take them up; None for all others, as `ImageReader.at_once`."""
     if len(body) <= LIGHT_DOCUMENT or (kind == NPY and len(body) <= LIGHT_BYTES):
         return read_latents(kind, body, dim, limits)
-    return read_rectangle(body, "latents", (dim,), most=limits.max_items) if len(body) <= LIGHT_BYTES else None
+    if len(body) > LIGHT_BYTES:
+        return None
+    return read_rectangle(body, "latents", (dim,), most=_lightly(dim, limits))
+
+
+def _lightly(size: int, limits: Settings) -> int:
+    """How many items of so many numbers are read at once."""
+    return min(limits.max_items, LIGHT_NUMBERS // size)
 
 
 def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:

@@ -12,7 +12,15 @@ from PIL import Image, PngImagePlugin
 
 from app.answers import LIGHT_PIXELS
 from app.errors import ServiceError
-from app.images import LIGHT_BYTES, LIGHT_DECIMALS, SMALL_FILE, SMALL_SIDE, ImageReader
+from app.images import (
+    LIGHT_BYTES,
+    LIGHT_DECIMALS,
+    LIGHT_NUMBERS,
+    SMALL_FILE,
+    SMALL_SIDE,
+    ImageReader,
+    read_latents_at_once,
+)
 from app.negotiation import JPEG, JSON, NPY, PNG
 from app.settings import Settings
 from model.bundle.manifest import ImageSpec
@@ -148,6 +156,17 @@ def test_of_plain_decimals_twice_as_many_bytes_are_read_at_once() -> None:
     np.testing.assert_array_equal(found, reader().of_body(JSON, JSON, body), strict=True)
     assert reader().at_once(JSON, body + b" ") is None  # right, and not just plain decimals
     assert reader().at_once(JSON, document(np.ones((256, 8, 8))) + b" " * LIGHT_BYTES) is None
+
+
+def test_more_numbers_than_are_read_in_2_ms_are_left_to_a_thread_however_short() -> None:
+    most = LIGHT_NUMBERS // 64
+    enough, more = (document(np.zeros((count, 8, 8), np.uint8)) for count in (most, most + 1))
+    assert len(more) < LIGHT_BYTES
+    assert reader(max_items=2 * most).at_once(JSON, enough) is not None
+    assert reader(max_items=2 * most).at_once(JSON, more) is None
+    limits = Settings.model_validate({"max_items": 4 * most})
+    latents = [json.dumps({"latents": [[0] * 32] * count}).encode() for count in (2 * most, 2 * most + 1)]
+    assert [read_latents_at_once(JSON, body, 32, limits) is None for body in latents] == [False, True]
 
 
 @pytest.mark.parametrize(
