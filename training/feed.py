@@ -35,7 +35,8 @@ class Feed:
     def batch(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` (int64 on the CPU), in that order."""
         if self._resident is not None:
-            pixels = self._resident[indices.to(self._device)]
+            # As fast as memory copies rows; indexing with brackets takes ten times as long over bytes.
+            pixels = self._resident.index_select(0, indices.to(self._device))
         else:
             pixels = torch.from_numpy(np.ascontiguousarray(self._images[indices.numpy()])).to(self._device)
         # Strides and all: images of one channel are contiguous as they lie, but with strides of channels last, which
