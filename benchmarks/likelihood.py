@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.environments import ROOT, Unavailable, environment, of_requirements
-from benchmarks.training import STATIC_MNIST
+from benchmarks.training_images import STATIC_MNIST
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

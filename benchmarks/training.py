@@ -23,20 +23,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks import machine
-from benchmarks.contenders.training_job import SHAPE, Job, Network, Outcome, rate
+from benchmarks.contenders.training_job import Job, Network, Outcome, rate
 from benchmarks.environments import ROOT, WORK, Unavailable, environment, of_requirements
 from benchmarks.report import as_table, ratio_cell
 from benchmarks.results import write_whole
+from benchmarks.training_images import STATIC_MNIST, write_images
 
 GOALS: dict[Network, float] = {"mlp": 3.0, "conv": 1.0}
 BATCHES = (100, 500)
 IMAGES: dict[Network, int] = {"mlp": 10_000, "conv": 2_000}
-HELD_OUT = 100
-STATIC_MNIST = Path("mnist-static") / "binarized_mnist.npz"
 TIMEOUT = 1800.0
 
 Train = Callable[[str, Job], Outcome]
@@ -156,42 +152,6 @@ def train_in_its_environment(module: str, job: Job) -> Outcome:
     return Outcome.parse(done.stdout)
 
 
-def write_images(file: Path, count: int, data_dir: Path | None) -> None:
-    """The file of a `Job`: the first training images of statically binarized MNIST, or drawn ones."""
-    needed = count + 2 * HELD_OUT
-    pixels = (read_images(data_dir, needed) if data_dir else drawn_images(needed)) * np.uint8(255)
-    valid, test = np.split(pixels[count:], 2)
-    np.savez(file, train=pixels[:count], valid=valid, test=test)
-
-
-def read_images(data_dir: Path, count: int) -> NDArray[np.uint8]:
-    """The first training images ``(N, 28, 28)`` of statically binarized MNIST, of 0 and 1.
-
-    Raises:
-        SystemExit: ``data_dir`` has no such file, or it has too few images.
-    """
-    source = data_dir / STATIC_MNIST
-    if not source.exists():
-        raise SystemExit(f"{source}: not found; without --data-dir, images are drawn")
-    with np.load(source, allow_pickle=False) as arrays:
-        images: NDArray[np.uint8] = arrays["train"][:count].reshape(-1, *SHAPE[1:]).astype(np.uint8)
-    if len(images) < count:
-        raise SystemExit(f"{source}: {len(images):,} images, and {count:,} are needed: give fewer --images")
-    return images
-
-
-def drawn_images(count: int) -> NDArray[np.uint8]:
-    """Images ``(N, 28, 28)`` of 0 and 1 with something to learn: each is bright where eight waves, mixed anew for it,
-    add up to more than a threshold."""
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[0 : SHAPE[1], 0 : SHAPE[2]] / SHAPE[1]
-    direction, phase = random.uniform(-9, 9, (2, 8, 1, 1)), random.uniform(0, 2 * np.pi, (8, 1, 1))
-    waves = np.sin(direction[0] * y + direction[1] * x + phase).reshape(8, -1)
-    bright = random.normal(size=(count, 8)) @ waves > 1.5
-    images: NDArray[np.uint8] = bright.reshape(count, *SHAPE[1:]).astype(np.uint8)
-    return images
-
-
 def ratios(row: Row, name: str = OURS, *, busy: bool = False) -> list[float]:
     """Ours over the peer's, a value a round that both have."""
     ours, peer = row.cells[name], row.cells[PEER]
@@ -209,7 +169,7 @@ def markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
     for row in rows:
         counts = {cell.parameters for cell in row.cells.values() if not cell.failure}
         line = [row.network, " or ".join(f"{count:,}" for count in sorted(counts)), str(row.batch)]
-        line += [_rate(row.cells[one.name]) for one in CONTENDERS]
+        line += [_rate(row.cells[one.name]) + _precision(row.cells[one.name], one) for one in CONTENDERS]
         line += [ratio_cell(ratios(row, name)) for name in (OURS, DEFAULT, LIMIT)]
         line.append(ratio_cell(ratios(row, busy=True)))
         found = ratios(row)
@@ -236,6 +196,11 @@ def _rate(cell: Cell) -> str:
     return f"{statistics.median(cell.rates):,.0f}" if cell.rates and not cell.failure else "—"
 
 
+def _precision(cell: Cell, contender: Contender) -> str:
+    chosen = cell.versions.get("precision") if contender.precision == "auto" and not cell.failure else None
+    return f" ({chosen})" if chosen else ""
+
+
 def _loss(cell: Cell) -> str:
     return f"{statistics.median(cell.losses):.2f}" if cell.losses and not cell.failure else "—"
 
@@ -250,9 +215,12 @@ def facts_of(plan: Plan, rows: Sequence[Row]) -> dict[str, str]:
         "rounds": f"{plan.rounds}, each of an epoch to warm up and {plan.epochs} timed",
     }
     for one in CONTENDERS:
-        versions = [row.cells[one.name].versions for row in rows if row.cells[one.name].versions]
-        if versions:
-            facts[one.name] = ", ".join(f"{name} {value}" for name, value in versions[-1].items())
+        found: dict[str, list[str]] = {}  # the precision may differ from row to row
+        for name, value in (said for row in rows for said in row.cells[one.name].versions.items()):
+            found.setdefault(name, []).append(value)
+        if found:
+            said = (f"{name} {' or '.join(sorted(set(values)))}" for name, values in found.items())
+            facts[one.name] = ", ".join(said)
     return facts
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import likelihood
 from benchmarks.environments import Installation, Unavailable
-from benchmarks.training import STATIC_MNIST
+from benchmarks.training_images import STATIC_MNIST
 
 
 def test_it_is_started_in_its_environment_and_its_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from benchmarks import training
 from benchmarks.contenders import training_layers, training_ours
 from benchmarks.contenders.training_job import LATENT_DIMS, Clock, Job, Network, Outcome, document, networks, rate
-from benchmarks.training import Failed, Plan, drawn_images, main, parse, run, write_images
+from benchmarks.training import Failed, Plan, main, parse, run
+from benchmarks.training_images import drawn_images, write_images
 from model.vae import VAE
 from training.config import check
 
@@ -131,7 +132,9 @@ def test_mnist_is_read(tmp_path: Path) -> None:
 def fake(module: str, one: Job) -> Outcome:
     """Ours takes 1 s, or half of one in its own precision; pythae 4, and the layers a quarter of one."""
     seconds = {"training_pythae": 4.0, "training_layers": 0.25}.get(module, 1.0 if one.precision == "float32" else 0.5)
-    return Outcome([seconds] * one.epochs, [seconds / 2] * one.epochs, 100.0, 5, {"torch": "2"})
+    lowered = one.network == "conv" and one.precision == "auto"
+    versions = {"torch": "2", "precision": "bfloat16" if lowered else "float32"}
+    return Outcome([seconds] * one.epochs, [seconds / 2] * one.epochs, 100.0, 5, versions)
 
 
 def plan(**changes: Any) -> Plan:
@@ -161,7 +164,9 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = output.with_suffix(".md").read_text()
     assert capsys.readouterr().out == text
     ratios = ("4.00 (4.00, 4.00)", "8.00 (8.00, 8.00)", "16.00 (16.00, 16.00)", "4.00 (4.00, 4.00)")
-    assert f"| mlp | 5 | 100 | 200 | 400 | 50 | 800 | {' | '.join(ratios)} | 3 | yes |" in text
+    assert f"| mlp | 5 | 100 | 200 | 400 (float32) | 50 | 800 | {' | '.join(ratios)} | 3 | yes |" in text
+    assert "| conv | 5 | 100 | 200 | 400 (bfloat16) | 50 | 800 |" in text
+    assert "- ours, default precision: torch 2, precision bfloat16 or float32\n" in text
     assert "| conv | 100 | 100.00 | 100.00 | 100.00 |" in text
     assert "Not run" not in text
     report = json.loads(output.with_suffix(".json").read_text())
