@@ -130,11 +130,6 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @property
-    def latents_a_step(self) -> int:
-        """How many latents a step decodes: one for each image of the batch, or k."""
-        return self.optimization.batch_size * (self.objective.samples if self.objective.kind == "iwae" else 1)
-
     @model_validator(mode="after")
     def _network_fits_the_image(self) -> "RunConfig":
         check_size(self.model.network, self.image.height, self.image.width)

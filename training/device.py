@@ -42,16 +42,12 @@ def prepare(device: torch.device, threads: int | None) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-WIDE = 256
-"""Rows of a matrix from which on a fully connected network gains from bfloat16: with fewer, the casts of its weights
-cost what the products save (on a CPU with AMX, 1.1 times as fast with 100 rows, 1.3 with 200 and 1.8 with 500)."""
+def choose_precision(wish: Literal["auto", "float32", "bfloat16"], network: str, device: torch.device) -> torch.dtype:
+    """The autocast type: ``auto`` is bfloat16 for convolutions on hardware that multiplies it natively, else float32.
 
-
-def choose_precision(
-    wish: Literal["auto", "float32", "bfloat16"], network: str, rows: int, device: torch.device
-) -> torch.dtype:
-    """The autocast type: ``auto`` is bfloat16 for convolutions, and for fully connected networks that are given many
-    ``rows`` at a time, on hardware that multiplies it natively; else float32."""
+    Of small matrices the casts cost what the products save. A fully connected network gains where both its layers and
+    its batches are wide (`benchmarks.training` has one), and a narrow one loses: who has one asks for it.
+    """
     if wish != "auto":
         return torch.bfloat16 if wish == "bfloat16" else torch.float32
     native = (
@@ -59,4 +55,4 @@ def choose_precision(
         if device.type == "cuda"
         else bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     )
-    return torch.bfloat16 if native and (network != "mlp" or rows >= WIDE) else torch.float32
+    return torch.bfloat16 if native and network != "mlp" else torch.float32

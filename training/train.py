@@ -63,9 +63,7 @@ def _train(
     resume: bool,
     console: Console,
 ) -> bool:
-    precision = choose_precision(
-        config.optimization.precision, config.model.network.kind, config.latents_a_step, device
-    )
+    precision = choose_precision(config.optimization.precision, config.model.network.kind, device)
     run = RunFolder(folder)
     found = survey(config.data, config.image, data_dir=data_dir)
     decoded_before = False

@@ -43,7 +43,7 @@ class Job:
     threads: int
     data: str
     folder: str
-    precision: Literal["auto", "float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @classmethod
     def parse(cls, text: str) -> "Job":

@@ -1,6 +1,6 @@
 """The limit: the layers alone, forward and backward, on batches that lie ready. No loss, no noise, no update.
 
-What a training loop could be at most, if all that it does beside took no time.
+What a training loop in float32 could be at most, if all that it does beside took no time.
 """
 
 import sys

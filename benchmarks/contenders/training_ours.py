@@ -49,8 +49,7 @@ def main(job: Job) -> Outcome:
     log = MetricsLog(run.log_file, resume_at=None)
     plan = Plan.of(config, len(training))
     watch = Watch(plan)
-    wish, network = config.optimization.precision, config.model.network.kind
-    autocast = choose_precision(wish, network, config.latents_a_step, cpu) == torch.bfloat16
+    autocast = choose_precision(config.optimization.precision, config.model.network.kind, cpu) == torch.bfloat16
     feeds = Feed(training, cpu), Feed(validation, cpu)
     Loop(config, run, trainee, feeds, autocast=autocast, observers=[LogObserver(log), watch]).train(Interruption())
     log.close()

@@ -103,7 +103,7 @@ def test_what_contenders_tell_is_read(capsys: pytest.CaptureFixture[str]) -> Non
     print("something else before it")
     outcome.tell()
     assert Outcome.parse(capsys.readouterr().out) == outcome
-    one = Job("conv", 1, 2, 3, 4, "a", "b", "auto")
+    one = Job("conv", 1, 2, 3, 4, "a", "b", "bfloat16")
     assert Job.parse(one.text()) == one
 
 
@@ -130,11 +130,9 @@ def test_mnist_is_read(tmp_path: Path) -> None:
 
 
 def fake(module: str, one: Job) -> Outcome:
-    """Ours takes 1 s, or half of one in its own precision; pythae 4, and the layers a quarter of one."""
+    """Ours takes 1 s, or half of one in bfloat16; pythae 4, and the layers a quarter of one."""
     seconds = {"training_pythae": 4.0, "training_layers": 0.25}.get(module, 1.0 if one.precision == "float32" else 0.5)
-    lowered = one.network == "conv" and one.precision == "auto"
-    versions = {"torch": "2", "precision": "bfloat16" if lowered else "float32"}
-    return Outcome([seconds] * one.epochs, [seconds / 2] * one.epochs, 100.0, 5, versions)
+    return Outcome([seconds] * one.epochs, [seconds / 2] * one.epochs, 100.0, 5, {"torch": "2"})
 
 
 def plan(**changes: Any) -> Plan:
@@ -155,7 +153,7 @@ def test_contenders_take_turns() -> None:
         assert len(set(taken[start : start + 4])) == 4
     assert len({taken[start] for start in (0, 4, 8)}) == 3
     assert training.ratios(row) == [4.0] * 3
-    assert training.ratios(row, training.DEFAULT) == [8.0] * 3
+    assert training.ratios(row, training.LOWERED) == [8.0] * 3
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,9 +162,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = output.with_suffix(".md").read_text()
     assert capsys.readouterr().out == text
     ratios = ("4.00 (4.00, 4.00)", "8.00 (8.00, 8.00)", "16.00 (16.00, 16.00)", "4.00 (4.00, 4.00)")
-    assert f"| mlp | 5 | 100 | 200 | 400 (float32) | 50 | 800 | {' | '.join(ratios)} | 3 | yes |" in text
-    assert "| conv | 5 | 100 | 200 | 400 (bfloat16) | 50 | 800 |" in text
-    assert "- ours, default precision: torch 2, precision bfloat16 or float32\n" in text
+    assert f"| mlp | 5 | 100 | 200 | 400 | 50 | 800 | {' | '.join(ratios)} | 3 | yes |" in text
     assert "| conv | 100 | 100.00 | 100.00 | 100.00 |" in text
     assert "Not run" not in text
     report = json.loads(output.with_suffix(".json").read_text())

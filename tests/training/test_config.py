@@ -73,13 +73,6 @@ class TestLoad:
             config = getattr(config, part)
         assert config == value
 
-    @pytest.mark.parametrize(
-        ("overrides", "latents"),
-        [([], 128), (["objective.kind=iwae", "objective.samples=50"], 6400), (["optimization.batch_size=7"], 7)],
-    )
-    def test_tells_how_many_latents_a_step_decodes(self, file: Path, overrides: list[str], latents: int) -> None:
-        assert load(file, ["optimization.batch_size=128", *overrides]).latents_a_step == latents
-
     @pytest.mark.parametrize("path", ["my pictures/2024", "a = b", "C:\\pictures", "#1", "x\ny = 1", ""])
     def test_bare_words_are_strings_whatever_is_in_them(self, file: Path, path: str) -> None:
         changes = ["data.source=arrays", "data.binarization=none"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.device import WIDE, choose_device, choose_precision, prepare
+from training.device import choose_device, choose_precision, prepare
 from training.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -38,23 +38,20 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "network", "rows", "native", "chosen"),
+    ("wish", "network", "native", "chosen"),
     [
-        ("auto", "conv", 1, True, torch.bfloat16),
-        ("auto", "conv", 1, False, torch.float32),
-        ("auto", "mlp", WIDE - 1, True, torch.float32),
-        ("auto", "mlp", WIDE, True, torch.bfloat16),
-        ("auto", "mlp", WIDE, False, torch.float32),
-        ("bfloat16", "mlp", 1, False, torch.bfloat16),
-        ("float32", "conv", 1, True, torch.float32),
-        ("float32", "mlp", WIDE, True, torch.float32),
+        ("auto", "conv", True, torch.bfloat16),
+        ("auto", "conv", False, torch.float32),
+        ("auto", "mlp", True, torch.float32),
+        ("bfloat16", "mlp", False, torch.bfloat16),
+        ("float32", "conv", True, torch.float32),
     ],
 )
 def test_auto_precision_is_bfloat16_where_it_is_faster(
-    wish: str, network: str, rows: int, native: bool, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    wish: str, network: str, native: bool, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
-    assert choose_precision(wish, network, rows, CPU) == chosen  # type: ignore[arg-type]  # pytest knows no literals
+    assert choose_precision(wish, network, CPU) == chosen  # type: ignore[arg-type]  # pytest knows no literals
 
 
 @pytest.mark.parametrize(("emulated", "chosen"), [(True, torch.float32), (False, torch.bfloat16)])
@@ -65,7 +62,7 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(
         return including_emulation or not emulated
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert choose_precision("auto", "conv", 1, torch.device("cuda")) == chosen
+    assert choose_precision("auto", "conv", torch.device("cuda")) == chosen
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor has no such mode")
