@@ -6,9 +6,9 @@ here are only the forms in which clients send pictures. Synchronous: what is sma
 """
 
 import binascii
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -27,12 +27,12 @@ from model.bundle.errors import PictureError, PictureTooLarge
 from model.bundle.manifest import ImageSpec
 from model.bundle.pixels import fit_array, fit_picture, read_picture, to_unit
 
-LIGHT_BYTES, LIGHT_NUMBERS = 256 * 2**10, 2**16
+LIGHT_BYTES, LIGHT_NUMBERS = 256 * 2**10, 2**15
 """Arrays in so many bytes, and so many numbers in JSON of just the shape that is wanted, are read in some 2 ms, all of
 which hold Python's lock: on a thread too, the event loop would wait for them, and for the way there and back."""
 
 LIGHT_DECIMALS = 512 * 2**10
-"""The same for plain decimals, of which NumPy reads twice as many in that time."""
+"""The same for plain decimals, however many: NumPy reads twice as many of them in that time."""
 
 LIGHT_DOCUMENT = 4 * 2**10
 """So many bytes of any JSON are read, or refused, in 2 ms."""
@@ -84,7 +84,7 @@ class ImageReader:
                 return array.reshape(-1, *size, self._spec.channels)
             return self._of_array(array) if array.shape[1:3] == size else None
         if kind == JSON and len(body) <= LIGHT_BYTES:
-            return self._of_rectangle(body, most=_lightly(math.prod(self._usual), self._limits))
+            return self._of_rectangle(body, partial(read_rectangle, objects=LIGHT_NUMBERS))
         if kind == JSON and len(body) <= LIGHT_DECIMALS:
             return self._of_rectangle(body, read_decimals)
         if kind == PNG and size[0] * size[1] <= LIGHT_PIXELS and _is_small_png(body):
@@ -95,16 +95,14 @@ class ImageReader:
         self._check_is_no_single(_bounded(array, (3, 4), self._limits.max_items))
         return self._fit_arrays(array, "")
 
-    def _of_rectangle(
-        self, body: bytes, read: Callable[..., Array | None] = read_rectangle, *, most: int | None = None
-    ) -> Fitted | None:
-        """A JSON body of numbers in the model's size, as ``read`` takes it, of at most so many images; None if it is
-        another, or one with an error to be told."""
+    def _of_rectangle(self, body: bytes, read: Callable[..., Array | None] = read_rectangle) -> Fitted | None:
+        """A JSON body of numbers in the model's size, as ``read`` takes it; None if it is another, or one with an error
+        to be told."""
         shape, channels = (self._spec.height, self._spec.width), self._spec.channels
         for item in (shape, (*shape, 1)) if channels == 1 else ((*shape, channels),):
             if len(item) + 2 > self._limits.max_json_depth:
                 continue
-            array = read(body, "images", item, most=self._limits.max_items if most is None else most)
+            array = read(body, "images", item, most=self._limits.max_items)
             if array is not None:
                 try:
                     return self._fit_arrays(array, "")
@@ -210,12 +208,7 @@ def read_latents_at_once(kind: str, body: bytes, dim: int, limits: Settings) -> 
         return read_latents(kind, body, dim, limits)
     if len(body) > LIGHT_BYTES:
         return None
-    return read_rectangle(body, "latents", (dim,), most=_lightly(dim, limits))
-
-
-def _lightly(size: int, limits: Settings) -> int:
-    """How many items of so many numbers are read at once."""
-    return min(limits.max_items, LIGHT_NUMBERS // size)
+    return read_rectangle(body, "latents", (dim,), most=limits.max_items, objects=LIGHT_NUMBERS)
 
 
 def read_latents(kind: str, body: bytes, dim: int, limits: Settings) -> Array:

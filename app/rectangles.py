@@ -23,11 +23,14 @@ _MANY = 5000  # numbers: where there are fewer, orjson is about as fast as NumPy
 _LARGE = 4096  # bytes: fewer are counted before NumPy has begun, and never hold so many numbers
 
 
-def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) -> Floats | None:
+def read_rectangle(
+    body: bytes, key: str, shape: tuple[int, ...], *, most: int, objects: int | None = None
+) -> Floats | None:
     """The numbers of ``{key: [...]}`` as float32 (N, *shape), N from 1 to ``most``, or None.
 
-    ``key`` is plain ASCII without digits, "u" or "f". Brackets and quotes are counted before anything is parsed, so
-    that it is no larger than it should be.
+    Of at most ``objects`` numbers, if that is given, objects are made in Python, which takes longer than what NumPy
+    does. ``key`` is plain ASCII without digits, "u" or "f". Brackets and quotes are counted before anything is parsed,
+    so that it is no larger than it should be.
 
     >>> read_rectangle(b'{"latents": [[0, 0.5], [1, 2]]}', "latents", (2,), most=4).tolist()
     [[0.0, 0.5], [1.0, 2.0]]
@@ -40,6 +43,8 @@ def read_rectangle(body: bytes, key: str, shape: tuple[int, ...], *, most: int) 
         decimals = read_decimals(body, key, shape, most=most)
         if decimals is not None:
             return decimals
+    if objects is not None and count * math.prod(shape) > objects:
+        return None
     # struct would take true for 1. A single letter of it is found many times faster than the word.
     if _count(body, b'"') != 2 or b"u" in body or b"f" in body:
         return None

@@ -158,12 +158,13 @@ def test_of_plain_decimals_twice_as_many_bytes_are_read_at_once() -> None:
     assert reader().at_once(JSON, document(np.ones((256, 8, 8))) + b" " * LIGHT_BYTES) is None
 
 
-def test_more_numbers_than_are_read_in_2_ms_are_left_to_a_thread_however_short() -> None:
+def test_numbers_that_become_objects_are_left_to_a_thread_where_they_are_many_however_short() -> None:
     most = LIGHT_NUMBERS // 64
     enough, more = (document(np.zeros((count, 8, 8), np.uint8)) for count in (most, most + 1))
-    assert len(more) < LIGHT_BYTES
-    assert reader(max_items=2 * most).at_once(JSON, enough) is not None
-    assert reader(max_items=2 * most).at_once(JSON, more) is None
+    plain = document(np.full((most + 1, 8, 8), 0.5))
+    assert max(len(more), len(plain)) < LIGHT_BYTES
+    read = [reader(max_items=2 * most).at_once(JSON, body) is not None for body in (enough, more, plain)]
+    assert read == [True, False, True]
     limits = Settings.model_validate({"max_items": 4 * most})
     latents = [json.dumps({"latents": [[0] * 32] * count}).encode() for count in (2 * most, 2 * most + 1)]
     assert [read_latents_at_once(JSON, body, 32, limits) is None for body in latents] == [False, True]
