@@ -1,8 +1,8 @@
 """What a training step of each run costs, beside the first: `python -m benchmarks.steps RUN RUN ...`.
 
-Of the models, objectives, batches and optimizers that the runs say, with their first weights, on binary images that are
-drawn; one thread of a CPU, in float32. All runs take turns, and seconds are those of the processor, which others
-disturb less.
+Of the models, objectives, batches and optimizers that the runs say, compiled where they are, with their first weights,
+on binary images that are drawn; one thread of a CPU, in float32. All runs take turns, and seconds are those of the
+processor, which others disturb less.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from benchmarks.report import as_table, ratio_cell
 from training.checkpoint import Trainee
+from training.compiled import compiled
 from training.config import RunConfig
 from training.errors import TrainingError
 from training.loop import build_trainee
@@ -38,6 +39,9 @@ class Cost:
     trainee: Trainee
     milliseconds: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._loss = compiled(training_loss) if self.config.optimization.compile else training_loss
+
     @property
     def parameters(self) -> int:
         """That are learned."""
@@ -53,7 +57,7 @@ class Cost:
             steps_per_epoch=1,
             images=len(images),
         )
-        loss = training_loss(
+        loss = self._loss(
             self.trainee.model, images, "none", self.trainee.generator, autocast=False, objective=objective
         )
         self.trainee.optimizer.zero_grad(set_to_none=True)

@@ -91,6 +91,9 @@ class OptimizationConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="bfloat16: autocast of the networks, the loss stays float32; auto: where it is faster"
     )
+    compile: bool = Field(
+        False, description="let PyTorch's compiler fuse the steps: faster ones, after a minute; needs a C++ compiler"
+    )
 
 
 class ScheduleConfig(Section):

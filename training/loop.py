@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.vae import VAE
 from training.checkpoint import Progress, Trainee, save_checkpoint
+from training.compiled import compiled
 from training.config import RunConfig
 from training.distributed import ALONE, World
 from training.errors import DataError, NonFiniteLoss
@@ -108,6 +109,7 @@ class Loop:
         self.training, self.validation = feeds
         self.plan = Plan.of(config, len(self.training))
         self._autocast = autocast
+        self._loss = compiled(training_loss) if config.optimization.compile else training_loss
         self._judged = judged(config.objective)
         self._observers = observers
         self._world = world
@@ -157,7 +159,7 @@ class Loop:
         rate = learning_rate(optimization, progress.step, self.plan.total_steps)
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
-        loss = training_loss(
+        loss = self._loss(
             self.trainee.model,
             images,
             self.config.data.binarization,

@@ -9,6 +9,7 @@ from rich.console import Console
 from model.bundle.files import write_text_atomically
 from model.bundle.folders import SUFFIXES
 from training.checkpoint import restore_checkpoint
+from training.compiled import check_compiler
 from training.config import RunConfig
 from training.data.load import Survey, check_test, load_training, survey
 from training.data.seen import SeenImages
@@ -49,6 +50,8 @@ def train(
     world.check(config)
     device = world.device(config.device)
     prepare(device, config.threads)
+    if config.optimization.compile:
+        check_compiler(device)
     with world.joined(device):
         return _train(config, folder, device, world, data_dir=data_dir, resume=resume, console=console)
 
@@ -118,6 +121,8 @@ def _train(
             f"{training.name}, {parameters:,} parameters, {count(plan.total_steps, 'step')} on {provenance.device} "
             f"({_engaged(provenance)}, {provenance.precision}){resumed}",
         )
+        if config.optimization.compile:
+            say(console, "the first step is compiled now, which may take minutes; the second may be once more")
         for remark in (*_remarks(found, tests), *lint(config), *lint_data(config, training, validation, seen)):
             say(console, remark)
         observers = []

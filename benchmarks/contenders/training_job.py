@@ -44,6 +44,7 @@ class Job:
     data: str
     folder: str
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -129,6 +130,7 @@ def document(job: Job) -> dict[str, Any]:
             "batch_size": job.batch,
             "learning_rate": LEARNING_RATE,
             "precision": job.precision,
+            "compile": job.compile,
         },
         "schedule": {
             "validate_every": job.epochs + 1,

@@ -1,5 +1,6 @@
 """Steps of all runs are taken in turns, they train, and a folder that is no run is refused."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_a_step_trains_and_every_round_but_the_first_counts(tmp_path: Path) -> N
     moved = [not torch.equal(one, other) for one, other in zip(before, cost.trainee.model.parameters(), strict=True)]
     assert all(moved)
     assert int(cost.trainee.average.n_averaged) == 4 * 2
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # PyTorch's own, of its compiler
+def test_a_run_that_is_compiled_is_measured_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_run(tmp_path / "run").config()
+    config = config.model_copy(update={"optimization": config.optimization.model_copy(update={"compile": True})})
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # needs no C++ compiler
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    steps.measure([steps.Cost("run", config, build_trainee(config, steps.CPU))], rounds=1, steps=1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

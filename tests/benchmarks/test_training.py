@@ -103,7 +103,7 @@ def test_what_contenders_tell_is_read(capsys: pytest.CaptureFixture[str]) -> Non
     print("something else before it")
     outcome.tell()
     assert Outcome.parse(capsys.readouterr().out) == outcome
-    one = Job("conv", 1, 2, 3, 4, "a", "b", "bfloat16")
+    one = Job("conv", 1, 2, 3, 4, "a", "b", "bfloat16", compile=True)
     assert Job.parse(one.text()) == one
 
 
@@ -130,8 +130,9 @@ def test_mnist_is_read(tmp_path: Path) -> None:
 
 
 def fake(module: str, one: Job) -> Outcome:
-    """Ours takes 1 s, or half of one in bfloat16; pythae 4, and the layers a quarter of one."""
-    seconds = {"training_pythae": 4.0, "training_layers": 0.25}.get(module, 1.0 if one.precision == "float32" else 0.5)
+    """Ours takes 2 s, or half in bfloat16, and half compiled; pythae 4, and the layers a quarter of one."""
+    halves = (one.precision == "bfloat16") + one.compile
+    seconds = {"training_pythae": 4.0, "training_layers": 0.25}.get(module, 2.0 / 2**halves)
     return Outcome([seconds] * one.epochs, [seconds / 2] * one.epochs, 100.0, 5, {"torch": "2"})
 
 
@@ -141,19 +142,19 @@ def plan(**changes: Any) -> Plan:
 
 
 def test_contenders_take_turns() -> None:
-    taken: list[tuple[str, str]] = []
+    taken: list[tuple[str, str, bool]] = []
 
     def train(module: str, one: Job) -> Outcome:
-        taken.append((module, one.precision))
+        taken.append((module, one.precision, one.compile))
         return fake(module, one)
 
     (row,) = run(plan(rounds=3, threads=1, data_dir=None), train, lambda _: None)
-    assert len(taken) == 12
-    for start in (0, 4, 8):
-        assert len(set(taken[start : start + 4])) == 4
-    assert len({taken[start] for start in (0, 4, 8)}) == 3
-    assert training.ratios(row) == [4.0] * 3
-    assert training.ratios(row, training.LOWERED) == [8.0] * 3
+    assert len(taken) == 18
+    for start in (0, 6, 12):
+        assert len(set(taken[start : start + 6])) == 6
+    assert len({taken[start] for start in (0, 6, 12)}) == 3
+    assert training.ratios(row) == [2.0] * 3
+    assert training.ratios(row, "ours compiled in bfloat16") == [8.0] * 3
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,9 +162,12 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--networks", "mlp", "conv", "--batches", "100", "--images", "200", "--output", str(output)], fake)
     text = output.with_suffix(".md").read_text()
     assert capsys.readouterr().out == text
-    ratios = ("4.00 (4.00, 4.00)", "8.00 (8.00, 8.00)", "16.00 (16.00, 16.00)", "4.00 (4.00, 4.00)")
-    assert f"| mlp | 5 | 100 | 200 | 400 | 50 | 800 | {' | '.join(ratios)} | 3 | yes |" in text
-    assert "| conv | 100 | 100.00 | 100.00 | 100.00 |" in text
+    assert "| mlp | 5 | 100 | 100 | 200 | 200 | 400 | 50 | 800 |" in text
+    ratios = " | ".join(f"{ratio}.00 ({ratio}.00, {ratio}.00)" for ratio in (2, 4, 4, 8, 16))
+    met = "3: met by ours in bfloat16, ours compiled, ours compiled in bfloat16"
+    assert f"| mlp | 100 | {ratios} | {met} |" in text
+    assert "| 1: met by ours, ours in bfloat16, ours compiled, ours compiled in bfloat16 |" in text
+    assert "| conv | 100 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 |" in text
     assert "Not run" not in text
     report = json.loads(output.with_suffix(".json").read_text())
     assert [row["network"] for row in report["rows"]] == ["mlp", "conv"]
@@ -184,7 +188,7 @@ def test_a_contender_that_fails_is_told_and_not_run_again(tmp_path: Path) -> Non
     assert tries.count("training_pythae") == 1
     text = output.with_suffix(".md").read_text()
     assert "- pythae: no such module" in text
-    assert "| — | — | — | — | 3 | — |" in text
+    assert "| — | — | — | — | — | 3: not compared |" in text
 
 
 def test_other_networks_do_not_compare(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from tests.support.digits import run_digits
+from tests.support.programs import lack
 from training.chains import ChainSettings
+from training.compiled import check_compiler
+from training.errors import ConfigError
 from training.run import RunFolder
 
 
@@ -23,6 +26,15 @@ def few_tuning_moves() -> Iterator[None]:
 def few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Posteriors whose draws nobody looks at are drawn after few."""
     monkeypatch.setattr("training.figures.posteriors.ChainSettings", lambda: ChainSettings(warmup=4, iterations=20))
+
+
+@pytest.fixture
+def compiler() -> None:
+    """What `optimization.compile` compiles with, or no test."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except ConfigError as error:
+        lack(str(error))
 
 
 @pytest.fixture(scope="session")

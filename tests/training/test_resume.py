@@ -193,6 +193,25 @@ def test_interrupted_whatever_is_minimized(
     assert_same_weights(run, reference)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # PyTorch's own, of its compiler
+@pytest.mark.usefixtures("compiler")
+def test_interrupted_and_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled with one beta and then made to take any is compiled the other way round by who resumes."""
+    config = digits_config(
+        objective={"kind": "elbo", "schedule": {"kind": "warmup", "over_epochs": 3}}, optimization={"compile": True}
+    )
+    reference, _, _ = run_digits(tmp_path / "reference", config)
+    with monkeypatch.context() as patch:
+        signal_after(patch, 7, signal.SIGTERM)
+        torch.compiler.reset()
+        run_digits(tmp_path / "run", config)
+    torch.compiler.reset()
+    run, complete, _ = run_digits(tmp_path / "run", config, resume=True)
+    torch.compiler.reset()
+    assert complete
+    assert_same_weights(run, reference)
+
+
 def test_a_signal_after_the_checkpoint_was_decided_on_is_heeded_a_step_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +265,7 @@ class TestRefused:
             ({"seed": 4}, "seed"),
             ({"model": {"latent_dim": 4}}, "model"),
             ({"optimization": {"learning_rate": 0.1}}, "optimization"),
+            ({"optimization": {"compile": True}}, "optimization"),
             ({"objective": {"kind": "elbo", "beta": 4.0}}, "objective"),
             ({"data": {"validation_fraction": 0.2}}, "data.validation_fraction"),
             ({"schedule": {"validate_every": 2}}, "schedule.validate_every"),
