@@ -122,7 +122,7 @@ def _train(
             f"({_engaged(provenance)}, {provenance.precision}){resumed}",
         )
         if config.optimization.compile:
-            say(console, "the first step is compiled now, which may take minutes; the second may be once more")
+            say(console, "compiling: the first two steps may take a minute or more")
         for remark in (*_remarks(found, tests), *lint(config), *lint_data(config, training, validation, seen)):
             say(console, remark)
         observers = []
