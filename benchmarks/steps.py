@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Generator, Tensor
 
 from benchmarks.report import as_table, ratio_cell
 from training.checkpoint import Trainee
-from training.compiled import compiled
+from training.compiled import compiled, compiling
 from training.config import RunConfig
 from training.errors import TrainingError
 from training.loop import build_trainee
@@ -57,11 +58,12 @@ class Cost:
             steps_per_epoch=1,
             images=len(images),
         )
-        loss = self._loss(
-            self.trainee.model, images, "none", self.trainee.generator, autocast=False, objective=objective
-        )
-        self.trainee.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss.objective)
+        with compiling() if self.config.optimization.compile else nullcontext():
+            loss = self._loss(
+                self.trainee.model, images, "none", self.trainee.generator, autocast=False, objective=objective
+            )
+            self.trainee.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss.objective)
         self.trainee.optimizer.step()
         self.trainee.average.update_parameters(self.trainee.model)
 
@@ -103,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for folder in given.runs:
             config = RunFolder(folder).config()
             costs.append(Cost(folder.name, config, build_trainee(config, CPU)))
+        measure(costs, rounds=given.rounds, steps=given.steps)
     except TrainingError as error:
         sys.exit(f"benchmarks.steps: {error}")
-    measure(costs, rounds=given.rounds, steps=given.steps)
     print(table(costs))
 
 

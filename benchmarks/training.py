@@ -69,10 +69,9 @@ COMPARED = tuple(one.name for one in CONTENDERS if one.name != PEER)
 
 @dataclass
 class Cell:
-    """A contender in a row, a value a round: images a second by the clock, and of the processor's time; -ELBO."""
+    """A contender in a row, a value a round: images a second by the clock; -ELBO."""
 
     rates: list[float] = field(default_factory=list)
-    busy_rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     parameters: int = 0
     versions: dict[str, str] = field(default_factory=dict)
@@ -146,7 +145,6 @@ def _take(plan: Plan, row: Row, contender: Contender, data: Path, train: Train) 
             cell.failure = str(error)
             return
     cell.rates.append(rate(outcome, row.images))
-    cell.busy_rates.append(rate(outcome, row.images, busy=True))
     cell.losses += [] if outcome.loss is None else [outcome.loss]
     cell.parameters, cell.versions = outcome.parameters, outcome.versions
 
@@ -187,9 +185,10 @@ def markdown(rows: Sequence[Row], facts: dict[str, str]) -> str:
         losses.append([row.network, str(row.batch), *(_loss(row.cells[one]) for one in TRAINED)])
     text += "Images a second:\n\n" + as_table(head, speeds)
     text += f"\n\nSpeed over that of {PEER}, by the clock:\n\n"
-    text += as_table(["network", "batch", *COMPARED, "goal of ours"], against)
+    text += as_table(["network", "batch", *COMPARED, "goal"], against)
     text += (
-        "\n\nMedians over rounds, of a ratio with its least and most.\n\n"
+        "\n\nMedians over rounds, of a ratio with its least and most. "
+        f"{PEER} is as it comes: in float32, and not compiled.\n\n"
         "-ELBO of the last timed epoch, nats per image, the mean over its steps:\n\n"
     )
     text += as_table(["network", "batch", *TRAINED], losses) + "\n"

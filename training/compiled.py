@@ -1,52 +1,103 @@
 """Steps that PyTorch's compiler has fused: ``optimization.compile``.
 
 What is compiled is the loss of a batch, from the images to the scalar, and with it its backward pass: element-wise work
-becomes one loop where it was many, and copies to bfloat16 happen on the way. Noise is drawn outside of it, from the
-same generator in the same order, so that a compiled run is an uncompiled one but for rounding. The update stays as it
-is: one fused kernel already.
+becomes one loop where it was many, and copies to bfloat16 happen on the way. The update stays as it is: one fused
+kernel already. Noise comes from the same generator in the same order, so that a compiled run is an uncompiled one but
+for rounding.
 """
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Concatenate, ParamSpec
 
 import torch
+import torch._dynamo
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from model.vae import VAE
-from training.errors import ConfigError
+from training.errors import CompilationFailed, ConfigError
 from training.objectives.loss import Loss
 
 _Rest = ParamSpec("_Rest")
 
 
 def compiled(loss: Callable[Concatenate[VAE, _Rest], Loss]) -> Callable[Concatenate[VAE, _Rest], Loss]:
-    """``training.objective.training_loss``, compiled at its first call; for the shapes of that call.
+    """``training.objective.training_loss``, compiled at its first call for the shapes of that call; to be called inside
+    of `compiling`.
 
     Where a number of an objective changes from step to step, as beta does on its schedule, it becomes an argument of
-    the compiled code at its second value. Code that would have to be compiled for step after step raises PyTorch's
-    FailOnRecompileLimitHit: the default is that a run goes on uncompiled.
+    the compiled code at its second value. What this process compiled before is forgotten: PyTorch compiles a function
+    for a few models only, and goes on uncompiled with the next.
     """
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch.compiler.reset()
     return torch.compile(loss)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """While entered, what is to be compiled is compiled or an error: otherwise PyTorch goes on uncompiled, and says
+    nothing, with a function that it would have to compile again and again.
+
+    Raises:
+        CompilationFailed: in the place of PyTorch's own errors.
+    """
+    try:
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        raise CompilationFailed(
+            f"optimization.compile: PyTorch failed to compile a step ({_reason(error)}); start another run without it"
+        ) from error
 
 
 def check_compiler(device: torch.device) -> None:
     """Compile something small, so that what is missing is told before a run begins.
 
     Raises:
-        ConfigError: PyTorch cannot compile for this device on this machine.
+        ConfigError: PyTorch cannot compile for this device on this machine, or was told not to.
     """
+    # Code for a size that is in none of PyTorch's caches: one may have been filled before the compiler went.
+    zeros = torch.zeros(8 + time.time_ns() % 1_000_000, device=device)
     try:
-        torch.compile(_anything)(torch.ones(8, device=device))
+        result = torch.compile(_whether_compiled, dynamic=False)(zeros)
     except (RuntimeError, OSError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        needed = (
-            "a C++ compiler (g++, clang++) and Python's headers" if device.type == "cpu" else "Triton and a C compiler"
-        )
+        on_cpu = device.type == "cpu"
+        needed = "g++, or what CXX names, and the headers of Python" if on_cpu else "Triton and a C compiler"
         raise ConfigError(
-            f"optimization.compile = true: PyTorch cannot compile for {device.type} here ({reason.strip()}). "
-            f"It takes {needed}; install that, or leave optimization.compile out"
+            f"optimization.compile = true: PyTorch cannot compile for {device.type} here ({_reason(error)}). "
+            f"It takes {needed}; or leave optimization.compile out"
         ) from error
+    if not result.all():
+        raise ConfigError(
+            "optimization.compile = true: PyTorch was told to compile nothing (TORCH_COMPILE_DISABLE or another of its "
+            "settings); take that back, or leave optimization.compile out"
+        )
 
 
-def _anything(values: torch.Tensor) -> torch.Tensor:
-    return values.exp() + 1
+def compiler_of(device: torch.device) -> str | None:
+    """The version of what compiles for a CPU, as it says it; its code decides about rounding. None for others, whose
+    compiler is a part of PyTorch."""
+    if device.type != "cpu":
+        return None
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    try:
+        done = subprocess.run(  # noqa: S603 (whoever trains says what compiles)
+            [compiler, "--version"], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return compiler
+    return done.stdout.partition("\n")[0].strip()
+
+
+def _whether_compiled(zeros: torch.Tensor) -> torch.Tensor:
+    return zeros.exp() if torch.compiler.is_compiling() else zeros
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)

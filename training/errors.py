@@ -6,6 +6,7 @@
     ├── ConfigError        a configuration that cannot be used
     ├── DataError          images that cannot be found, read or divided
     ├── CheckpointError    a checkpoint that is missing, damaged or of another run
+    ├── CompilationFailed  a step that was to be compiled could not be
     ├── NonFiniteLoss      the loss became NaN or infinite
     ├── NonFiniteMetric    what was measured is NaN or infinite
     ├── ProcessLost        another process of the run is gone
@@ -27,6 +28,10 @@ class DataError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that is missing, damaged or of another run."""
+
+
+class CompilationFailed(TrainingError):
+    """A step that was to be compiled could not be: training stops, the last checkpoint stays."""
 
 
 class NonFiniteLoss(TrainingError):

@@ -3,6 +3,7 @@ else."""
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,10 +16,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.vae import VAE
 from training.checkpoint import Progress, Trainee, save_checkpoint
-from training.compiled import compiled
+from training.compiled import compiled, compiling
 from training.config import RunConfig
 from training.distributed import ALONE, World
-from training.errors import DataError, NonFiniteLoss
+from training.errors import CompilationFailed, DataError, NonFiniteLoss
 from training.feed import Feed
 from training.interruption import Interruption
 from training.objective import training_loss, validation_loss
@@ -120,6 +121,7 @@ class Loop:
 
         Raises:
             NonFiniteLoss: the loss or its gradient became NaN or infinite; the last good checkpoint stays.
+            CompilationFailed: a step was to be compiled, and could not be; the last checkpoint stays.
             ProcessLost: another process is gone.
         """
         progress, schedule = self.trainee.progress, self.config.schedule
@@ -128,7 +130,17 @@ class Loop:
         order = self._order(progress.step)
         stopping = self._world.any(interruption.requested)
         while not progress.finished and not stopping:
-            self._step(order)
+            before = self.trainee.generator.get_state()
+            try:
+                self._step(order)
+            except CompilationFailed:
+                # Ctrl-C goes to the C++ compiler too. A step that it broke off has drawn noise, and moved nothing yet.
+                if not interruption.requested:
+                    raise
+                self.trainee.generator.set_state(before)
+                if progress.step:
+                    self._checkpoint()
+                return
             if progress.step % log_every == 0:
                 self._log()
             validated = False
@@ -138,8 +150,11 @@ class Loop:
             # Looked at once a step: a signal between two looks would end the run without a checkpoint of this step.
             stopping = self._world.any(interruption.requested)
             if validated or progress.step % schedule.checkpoint_every == 0 or stopping:
-                self._recent.check(progress.step)
-                self._save(self.run.last)
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._recent.check(self.trainee.progress.step)
+        self._save(self.run.last)
 
     def _save(self, path: Path) -> None:
         if self._world.leads:
@@ -159,24 +174,25 @@ class Loop:
         rate = learning_rate(optimization, progress.step, self.plan.total_steps)
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._loss(
-            self.trainee.model,
-            images,
-            self.config.data.binarization,
-            self.trainee.generator,
-            autocast=self._autocast,
-            objective=minimized(
-                self.config.objective,
-                progress.step,
-                total_steps=self.plan.total_steps,
-                steps_per_epoch=self.plan.steps_per_epoch,
-                images=len(self.training),
-            ),
-            rows=self._world.rows(len(images)),
-        )
-        # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
-        self.trainee.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss.objective)
+        with compiling() if optimization.compile else nullcontext():
+            loss = self._loss(
+                self.trainee.model,
+                images,
+                self.config.data.binarization,
+                self.trainee.generator,
+                autocast=self._autocast,
+                objective=minimized(
+                    self.config.objective,
+                    progress.step,
+                    total_steps=self.plan.total_steps,
+                    steps_per_epoch=self.plan.steps_per_epoch,
+                    images=len(self.training),
+                ),
+                rows=self._world.rows(len(images)),
+            )
+            # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
+            self.trainee.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss.objective)
         loss = self._in_all(loss)
         norm = get_total_norm(self._gradients())
         if optimization.gradient_clip is not None:

@@ -68,6 +68,8 @@ class Provenance(BaseModel):
     data: dict[str, str]
     cpu_capability: str | None = None
     processes: int = 1
+    compiler: str | None = None
+    """What compiled the steps for a CPU; none where they were not compiled."""
     test_images_decoded: bool = False
     """That all test images could be decoded before training began."""
     resumed: tuple[Resumption, ...] = ()
@@ -193,6 +195,7 @@ def provenance_of(
     *,
     processes: int = 1,
     test_images_decoded: bool = False,
+    compiler: str | None = None,
 ) -> Provenance:
     """What this process, on this machine, now, would put into run.json."""
     return Provenance(
@@ -209,6 +212,7 @@ def provenance_of(
         # Which instructions sums are made with, and so how they are rounded.
         cpu_capability=torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
         processes=processes,
+        compiler=compiler,
         test_images_decoded=test_images_decoded,
     )
 
@@ -263,6 +267,7 @@ def _rounding(provenance: Provenance) -> dict[str, object]:
         "precision": provenance.precision,
         "PyTorch": provenance.libraries.get("torch"),
         "CPU capability": provenance.cpu_capability,
+        "C++ compiler": provenance.compiler,
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from model.bundle.files import write_text_atomically
 from model.bundle.folders import SUFFIXES
 from training.checkpoint import restore_checkpoint
-from training.compiled import check_compiler
+from training.compiled import check_compiler, compiler_of
 from training.config import RunConfig
 from training.data.load import Survey, check_test, load_training, survey
 from training.data.seen import SeenImages
@@ -45,7 +45,7 @@ def train(
         True when the run is complete, False when it was interrupted and can be resumed.
 
     Raises:
-        ConfigError, DataError, CheckpointError, NonFiniteLoss, ProcessLost: as their docstrings say.
+        ConfigError, DataError, CheckpointError, CompilationFailed, NonFiniteLoss, ProcessLost: as their docstrings say.
     """
     world.check(config)
     device = world.device(config.device)
@@ -93,7 +93,13 @@ def _train(
     if not world.agrees(training.sha256):
         raise DataError(f"{training.name}: other training images than those of the first process")
     provenance = provenance_of(
-        config, device, precision, digests, processes=world.size, test_images_decoded=tests is not None
+        config,
+        device,
+        precision,
+        digests,
+        processes=world.size,
+        test_images_decoded=tests is not None,
+        compiler=compiler_of(device) if config.optimization.compile else None,
     )
     # Whatever is wrong with the plan is said before there is a run folder.
     plan = Plan.of(config, len(training.images))

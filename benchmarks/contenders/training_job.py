@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,11 +59,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a job: seconds of each timed epoch, by the clock and of the processor; -ELBO of the last one, nats per image,
-    the mean over its steps, None where nothing is learned; and what was trained."""
+    """Of a job: seconds of each timed epoch, by the clock; -ELBO of the last one, nats per image, the mean over its
+    steps, None where nothing is learned; and what was trained."""
 
     seconds: list[float]
-    processor_seconds: list[float]
     loss: float | None
     parameters: int
     versions: dict[str, str]
@@ -81,20 +81,17 @@ class Outcome:
 class Clock:
     """Read at the end of each epoch; the first epoch starts it."""
 
-    _reads: list[tuple[float, float]] = field(default_factory=list)
+    _reads: list[float] = field(default_factory=list)
 
     def read(self) -> None:
         """An epoch ended."""
-        self._reads.append((time.perf_counter(), time.process_time()))
+        self._reads.append(time.perf_counter())
 
     def outcome(self, loss: float | None, networks: tuple[nn.Module, nn.Module], versions: dict[str, str]) -> Outcome:
         """Of all epochs but the first."""
-        spans = [
-            (after[0] - before[0], after[1] - before[1])
-            for before, after in zip(self._reads, self._reads[1:], strict=False)
-        ]
+        seconds = [after - before for before, after in pairwise(self._reads)]
         parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
-        return Outcome([wall for wall, _ in spans], [busy for _, busy in spans], loss, parameters, versions)
+        return Outcome(seconds, loss, parameters, versions)
 
 
 def networks(job: Job) -> tuple[nn.Module, nn.Module]:
@@ -139,6 +136,6 @@ def document(job: Job) -> dict[str, Any]:
     }
 
 
-def rate(outcome: Outcome, images: int, *, busy: bool = False) -> float:
-    """Images a second, in the median epoch of so many; ``busy``: a second of the processor."""
-    return images / statistics.median(outcome.processor_seconds if busy else outcome.seconds)
+def rate(outcome: Outcome, images: int) -> float:
+    """Images a second, in the median epoch of so many."""
+    return images / statistics.median(outcome.seconds)

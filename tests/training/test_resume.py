@@ -308,6 +308,13 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=rf"PyTorch was 1\.13\.1 and is {re.escape(torch.__version__)}"):
             run_digits(run.folder, resume=True)
 
+    def test_another_compiler(self, tmp_path: Path, finished: RunFolder) -> None:
+        run = copy_of(finished, tmp_path)
+        document = json.loads(run.provenance_file.read_text(encoding="utf-8"))
+        run.provenance_file.write_text(json.dumps(document | {"compiler": "g++ 1"}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"C\+\+ compiler was g\+\+ 1 and is None"):
+            run_digits(run.folder, resume=True)
+
     def test_another_kind_of_cpu(self, tmp_path: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         run = copy_of(finished, tmp_path)
         before = torch.backends.cpu.get_cpu_capability()
