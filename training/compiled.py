@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from typing import Concatenate, ParamSpec
 
 import torch
-import torch._dynamo
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from model.vae import VAE
 from training.errors import CompilationFailed, ConfigError
@@ -45,6 +43,10 @@ def compiling() -> Iterator[None]:
     Raises:
         CompilationFailed: in the place of PyTorch's own errors.
     """
+    # Here, since to import PyTorch's compiler takes as long as to import the rest of it.
+    import torch._dynamo
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
     try:
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
             yield

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -114,6 +116,12 @@ def in_compiling(function: Callable[..., Loss]) -> Callable[..., Loss]:
 def graphs() -> int:
     """That were compiled in this test."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def test_who_does_not_compile_does_not_wait_for_the_compiler() -> None:
+    """To import it takes as long as to import the rest of PyTorch."""
+    code = "import sys, training.train; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("captured_only")
