@@ -68,8 +68,7 @@ class Provenance(BaseModel):
     data: dict[str, str]
     cpu_capability: str | None = None
     processes: int = 1
-    compiler: str | None = None
-    """What compiled the steps for a CPU; none where they were not compiled."""
+    compiler: str | None = None  # of the steps, for a CPU
     test_images_decoded: bool = False
     """That all test images could be decoded before training began."""
     resumed: tuple[Resumption, ...] = ()
