@@ -17,7 +17,7 @@ from training.objectives.words import chooses, paragraph
 from training.optimization import warmup
 from training.parts import Part, parts_of
 from training.precision import words
-from training.run import Provenance
+from training.provenance import Provenance
 from training.words import count
 
 

@@ -22,8 +22,9 @@ from training.memory import images_at_a_time
 from training.objective import binarize
 from training.objectives.one_latent import distortion
 from training.objectives.words import name_of
+from training.provenance import git_commit, library_versions
 from training.reconstruction import squared_errors
-from training.run import RunFolder, git_commit, library_versions
+from training.run import RunFolder
 
 LATENTS_PER_IMAGE = 10
 """Drawn from q(z|x), for the distortion, and for the rate where it has no closed form."""

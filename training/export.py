@@ -68,7 +68,8 @@ from training.observers import EvaluationProgress
 from training.parity import BATCH_SIZES, check_parity
 from training.precision.lowering import lower
 from training.precision.words import lines
-from training.run import RunFolder, git_commit
+from training.provenance import git_commit
+from training.run import RunFolder
 from training.showcase import showcase
 from training.trained import TorchModel, load_best
 from training.words import say

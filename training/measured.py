@@ -6,7 +6,7 @@ from model.bundle.measurements import Protocol
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.errors import NonFiniteMetric
-from training.run import git_commit, library_versions
+from training.provenance import git_commit, library_versions
 
 
 def protocol_of(test: Dataset, config: RunConfig, step: int, importance_samples: int | None) -> Protocol:

@@ -22,8 +22,9 @@ from training.lint import lint, lint_data
 from training.loop import Loop, Observer, Plan, build_trainee
 from training.objectives.words import chooses
 from training.observers import ConsoleObserver, DataProgress, LogObserver, TensorBoardObserver
+from training.provenance import Provenance, provenance_of
 from training.pseudo_inputs import first_pseudo_inputs
-from training.run import MetricsLog, Provenance, RunFolder, provenance_of
+from training.run import MetricsLog, RunFolder
 from training.words import count, say
 
 

@@ -12,7 +12,8 @@ from training.checkpoint import save_checkpoint
 from training.config import check
 from training.data.load import load_training
 from training.loop import build_trainee
-from training.run import RunFolder, provenance_of
+from training.provenance import provenance_of
+from training.run import RunFolder
 
 MLP: dict[str, Any] = {"kind": "mlp", "hidden": [16]}
 CONV: dict[str, Any] = {"kind": "conv", "channels": 8, "max_channels": 8, "hidden": 16}

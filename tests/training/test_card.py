@@ -20,7 +20,7 @@ from model.bundle.measurements import (
 )
 from training.card import Facts, model_card
 from training.config import check
-from training.run import Provenance, Resumption
+from training.provenance import Provenance, Resumption
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -369,7 +369,7 @@ class TestAllowed:
     def test_another_commit_is_written_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for commit, step in (("a" * 40, 5), ("b" * 40, 9), ("b" * 40, STEPS)):
             with monkeypatch.context() as patch:
-                patch.setattr("training.run.git_commit", lambda commit=commit: commit)
+                patch.setattr("training.provenance.git_commit", lambda commit=commit: commit)
                 signal_after(patch, step, signal.SIGTERM)
                 run, _, _ = run_digits(tmp_path / "run", resume=True)
         provenance = run.provenance()

@@ -11,7 +11,8 @@ import torch
 from tests.support.digits import digits_config
 from training import run as module
 from training.errors import ConfigError
-from training.run import MetricsLog, RunFolder, git_commit, library_versions, provenance_of, read_log
+from training.provenance import git_commit, library_versions, provenance_of
+from training.run import MetricsLog, RunFolder, read_log
 
 
 class TestLog:

@@ -22,7 +22,7 @@ from training.data.splits import choose
 from training.errors import ExportError
 from training.precision import measurement
 from training.precision.graphs import float16_graph, int8_graph
-from training.run import git_commit, library_versions
+from training.provenance import git_commit, library_versions
 from training.trained import TorchModel
 
 CALIBRATION_IMAGES = 256
