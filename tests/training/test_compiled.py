@@ -199,7 +199,7 @@ def test_a_run_that_is_compiled_learns_as_the_other_does(tmp_path: Path) -> None
     assert "compiling: " in printed
     expected = [line["negative_elbo"] for line in read_log(plain.log_file)]
     assert [line["negative_elbo"] for line in read_log(fused.log_file)] == pytest.approx(expected, rel=1e-4)
-    assert fused.last.read_bytes() != plain.last.read_bytes()  # rounded elsewhere: it was compiled
+    assert graphs() >= 1
 
 
 @pytest.mark.usefixtures("compiler")
