@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from torch import Generator, Tensor
 
 from benchmarks.report import as_table, ratio_cell
 from training.checkpoint import Trainee
-from training.compiled import compiled, compiling
 from training.config import RunConfig
 from training.errors import TrainingError
 from training.loop import build_trainee
-from training.objective import training_loss
 from training.objectives.choice import minimized
 from training.run import RunFolder
+from training.step import Step
 
 ROUNDS, STEPS = 7, 20
 CPU = torch.device("cpu")
@@ -41,7 +39,7 @@ class Cost:
     milliseconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._loss = compiled(training_loss) if self.config.optimization.compile else training_loss
+        self._steps = Step(self.trainee, self.config.optimization, "none", autocast=False)
 
     @property
     def parameters(self) -> int:
@@ -58,14 +56,7 @@ class Cost:
             steps_per_epoch=1,
             images=len(images),
         )
-        with compiling() if self.config.optimization.compile else nullcontext():
-            loss = self._loss(
-                self.trainee.model, images, "none", self.trainee.generator, autocast=False, objective=objective
-            )
-            self.trainee.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss.objective)
-        self.trainee.optimizer.step()
-        self.trainee.average.update_parameters(self.trainee.model)
+        self._steps.take(images, objective, self.config.optimization.learning_rate)
 
 
 def measure(costs: Sequence[Cost], *, rounds: int, steps: int) -> None:

@@ -3,7 +3,6 @@ else."""
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -12,21 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.vae import VAE
 from training.checkpoint import Progress, Trainee, save_checkpoint
-from training.compiled import compiled, compiling
 from training.config import RunConfig
 from training.distributed import ALONE, World
 from training.errors import CompilationFailed, DataError, NonFiniteLoss
 from training.feed import Feed
 from training.interruption import Interruption
-from training.objective import training_loss, validation_loss
+from training.objective import validation_loss
 from training.objectives.choice import judged, minimized
-from training.objectives.loss import Loss
 from training.optimization import build_average, build_optimizer, learning_rate
 from training.run import RunFolder
+from training.step import Step, Taken
 from training.words import count
 
 Values = dict[str, float]
@@ -110,7 +107,7 @@ class Loop:
         self.training, self.validation = feeds
         self.plan = Plan.of(config, len(self.training))
         self._autocast = autocast
-        self._loss = compiled(training_loss) if config.optimization.compile else training_loss
+        self._steps = Step(trainee, config.optimization, config.data.binarization, autocast=autocast, world=world)
         self._judged = judged(config.objective)
         self._observers = observers
         self._world = world
@@ -168,50 +165,19 @@ class Loop:
         return torch.randperm(len(self.training), generator=generator)
 
     def _step(self, order: Tensor) -> None:
-        optimization, progress = self.config.optimization, self.trainee.progress
-        start = progress.step % self.plan.steps_per_epoch * optimization.batch_size
+        optimization, step = self.config.optimization, self.trainee.progress.step
+        start = step % self.plan.steps_per_epoch * optimization.batch_size
         images = self.training.batch(order[start : start + optimization.batch_size])
-        rate = learning_rate(optimization, progress.step, self.plan.total_steps)
-        for group in self.trainee.optimizer.param_groups:
-            group["lr"] = rate
-        with compiling() if optimization.compile else nullcontext():
-            loss = self._loss(
-                self.trainee.model,
-                images,
-                self.config.data.binarization,
-                self.trainee.generator,
-                autocast=self._autocast,
-                objective=minimized(
-                    self.config.objective,
-                    progress.step,
-                    total_steps=self.plan.total_steps,
-                    steps_per_epoch=self.plan.steps_per_epoch,
-                    images=len(self.training),
-                ),
-                rows=self._world.rows(len(images)),
-            )
-            # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
-            self.trainee.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss.objective)
-        loss = self._in_all(loss)
-        norm = get_total_norm(self._gradients())
-        if optimization.gradient_clip is not None:
-            clip_grads_with_norm_(self.trainee.model.parameters(), optimization.gradient_clip, norm)
-        self.trainee.optimizer.step()
-        self.trainee.average.update_parameters(self.trainee.model)
-        progress.step += 1
-        self._recent.add(loss, norm, rate, len(images))
-
-    def _gradients(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self.trainee.model.parameters() if parameter.grad is not None]
-
-    def _in_all(self, loss: Loss) -> Loss:
-        """The loss of the whole batch, of which this process had its share; its gradients become those of that, too."""
-        if self._world.size == 1:
-            return loss
-        told = torch.stack([value.detach() for value in (loss.objective, *loss.parts.values())])
-        self._world.average([told, *self._gradients()])
-        return Loss(told[0], dict(zip(loss.parts, told[1:], strict=True)))
+        objective = minimized(
+            self.config.objective,
+            step,
+            total_steps=self.plan.total_steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            images=len(self.training),
+        )
+        rate = learning_rate(optimization, step, self.plan.total_steps)
+        taken = self._steps.take(images, objective, rate)
+        self._recent.add(taken, rate, len(images))
 
     def _log(self) -> None:
         self._recent.check(self.trainee.progress.step)
@@ -276,8 +242,8 @@ class _Recent:
         self._learning_rate = 0.0
         self._since = time.perf_counter()
 
-    def add(self, loss: Loss, gradient_norm: Tensor, learning_rate: float, images: int) -> None:
-        named = {**loss.parts, "objective": loss.objective, "gradient_norm": gradient_norm}
+    def add(self, taken: Taken, learning_rate: float, images: int) -> None:
+        named = {**taken.loss.parts, "objective": taken.loss.objective, "gradient_norm": taken.gradient_norm}
         self._names = tuple(named)
         self._losses.append(torch.stack([value.detach() for value in named.values()]))
         self._images += images

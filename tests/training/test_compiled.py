@@ -238,9 +238,9 @@ def test_what_ctrl_c_breaks_off_while_it_is_compiled_is_an_interruption(
 
         return called
 
-    monkeypatch.setattr("training.loop.compiled", lambda loss: loss)
+    monkeypatch.setattr("training.step.compiled", lambda loss: loss)
     reference, *_ = run_digits(tmp_path / "reference", config)
-    monkeypatch.setattr("training.loop.compiled", dies_in_the_second)
+    monkeypatch.setattr("training.step.compiled", dies_in_the_second)
     run, complete, printed = run_digits(tmp_path / "run", config)
     assert not complete
     assert "interrupted after step 1; a checkpoint is written" in printed
@@ -256,6 +256,6 @@ def test_a_step_that_cannot_be_compiled_ends_the_run_in_one_line(
     def fails(*arguments: Any, **options: Any) -> Loss:
         raise TorchDynamoException("backend='inductor' raised:\nCppCompileError: no Python.h")
 
-    monkeypatch.setattr("training.loop.compiled", lambda _: fails)
+    monkeypatch.setattr("training.step.compiled", lambda _: fails)
     with pytest.raises(CompilationFailed, match=r"compile a step \(CppCompileError: no Python.h\); start another"):
         run_digits(tmp_path / "run", digits_config(optimization={"compile": True}))
