@@ -1,9 +1,8 @@
 """Steps that PyTorch's compiler has fused: ``optimization.compile``.
 
-What is compiled is the loss of a batch, from the images to the scalar, and with it its backward pass: element-wise work
-becomes one loop where it was many, and copies to bfloat16 happen on the way. The update stays as it is: one fused
-kernel already. Noise comes from the same generator in the same order, so that a compiled run is an uncompiled one but
-for rounding.
+What is compiled is the loss of a batch, from the images to the scalar, with it its backward pass, and the update:
+element-wise work becomes one loop where it was many, and copies to bfloat16 happen on the way. Noise comes from the
+same generator in the same order, so that a compiled run is an uncompiled one but for rounding.
 """
 
 import os
@@ -12,27 +11,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec
+from typing import ParamSpec, TypeVar
 
 import torch
 
-from model.vae import VAE
 from training.errors import CompilationFailed, ConfigError
-from training.objectives.loss import Loss
 
-_Rest = ParamSpec("_Rest")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def compiled(loss: Callable[Concatenate[VAE, _Rest], Loss]) -> Callable[Concatenate[VAE, _Rest], Loss]:
-    """``training.objective.training_loss``, compiled at its first call for the shapes of that call; to be called inside
-    of `compiling`.
+def compiled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """A function of tensors, compiled at its first call for the shapes it is given; to be called inside of `compiling`.
 
-    Where a number of an objective changes from step to step, as beta does on its schedule, it becomes an argument of
-    the compiled code at its second value. What this process compiled before is forgotten: PyTorch compiles a function
-    for a few models only, and goes on uncompiled with the next.
+    A number that changes from step to step, as beta does on its schedule, becomes an argument of the compiled code at
+    its second value. What this process compiled before is forgotten: PyTorch compiles a function for a few models only,
+    and goes on uncompiled with the next.
     """
     torch.compiler.reset()
-    return torch.compile(loss)
+    return torch.compile(function)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class OptimizationConfig(Section):
         "auto", description="bfloat16: autocast of the networks, the loss stays float32; auto: where it is faster"
     )
     compile: bool = Field(
-        False, description="let PyTorch's compiler fuse the steps, for a minute at first; needs a C++ compiler"
+        False, description="let PyTorch's compiler fuse the steps; takes a minute or two at first, and a C++ compiler"
     )
 
 

@@ -49,14 +49,23 @@ def learning_rate(config: OptimizationConfig, step: int, total_steps: int) -> fl
     return config.final_learning_rate + 0.5 * height * (1 + math.cos(math.pi * progress))
 
 
+def decay_of_average(config: OptimizationConfig, updates: int) -> float:
+    """How much of the average an update keeps, after so many others. A young average forgets faster, or it would
+    remember the initialization for 1 / (1 - decay) steps.
+
+    >>> config = OptimizationConfig(epochs=1, ema_decay=0.999)
+    >>> [decay_of_average(config, updates) for updates in (0, 8, 100_000)]
+    [0.1, 0.5, 0.999]
+    """
+    return min(config.ema_decay, (1 + updates) / (10 + updates))
+
+
 def build_average(model: nn.Module, config: OptimizationConfig) -> AveragedModel:
     """The exponential moving average of the weights, which is what is validated and exported; 0: no average."""
 
     def average(averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
         # What is passed is on the device of the weights, and reading it would wait for the device at every step.
-        updates = int(result.n_averaged)
-        # A young average forgets faster, or it would remember the initialization for 1 / (1 - decay) steps.
-        decay = min(config.ema_decay, (1 + updates) / (10 + updates))
+        decay = decay_of_average(config, int(result.n_averaged))
         for old, new in zip(averaged, current, strict=True):
             old.lerp_(new, 1 - decay)
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.checkpoint import Trainee
 from training.compiled import compiled, compiling
@@ -13,6 +12,7 @@ from training.config import OptimizationConfig
 from training.distributed import ALONE, World
 from training.objective import Binarization, training_loss
 from training.objectives.loss import Loss, Objective
+from training.update import CompiledUpdate, Update
 
 
 class Taken(NamedTuple):
@@ -36,12 +36,12 @@ class Step:
         world: World = ALONE,
     ) -> None:
         self._trainee = trainee
-        self._clip = optimization.gradient_clip
         self._binarization = binarization
         self._autocast = autocast
         self._world = world
         self._compiled = optimization.compile
         self._loss = compiled(training_loss) if optimization.compile else training_loss
+        self._update = (CompiledUpdate if optimization.compile else Update)(trainee, optimization)
 
     def take(self, images: Tensor, objective: Objective, rate: float) -> Taken:
         """One step on the batch ``(B, C, H, W)`` in [0, 1] at a learning rate; the trainee's progress counts it.
@@ -64,21 +64,10 @@ class Step:
             # Not before the forward pass: the allocator would give their memory back to the system, and fetch it anew.
             trainee.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss.objective)
-        loss = self._in_all(loss)
-        norm = self._update(rate)
+            loss = self._in_all(loss)
+            norm = self._update.move(rate)
         trainee.progress.step += 1
         return Taken(loss, norm)
-
-    def _update(self, rate: float) -> Tensor:
-        trainee = self._trainee
-        for group in trainee.optimizer.param_groups:
-            group["lr"] = rate
-        norm = get_total_norm(self._gradients())
-        if self._clip is not None:
-            clip_grads_with_norm_(trainee.model.parameters(), self._clip, norm)
-        trainee.optimizer.step()
-        trainee.average.update_parameters(trainee.model)
-        return norm
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._trainee.model.parameters() if parameter.grad is not None]

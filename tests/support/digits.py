@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.checkpoint import Trainee, restore_checkpoint
@@ -78,3 +79,14 @@ def restored(path: Path, config: RunConfig | None = None) -> Trainee:
 def weights(trainee: Trainee) -> dict[str, Tensor]:
     """The weights of the model, copied."""
     return {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
+
+
+def assert_same_weights(run: RunFolder, reference: RunFolder) -> None:
+    """Model, average, optimizer and generator of both checkpoints, and where they say that they are."""
+    for file in ("last", "best"):
+        ours, theirs = load_file(getattr(run, file)), load_file(getattr(reference, file))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert ours[name].numpy().tobytes() == tensor.numpy().tobytes(), f"{file}: {name}"
+        config = reference.config()
+        assert restored(getattr(run, file), config).progress == restored(getattr(reference, file), config).progress

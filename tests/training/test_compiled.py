@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from model.vae import VAE
-from tests.support.digits import digits_config, run_digits
+from tests.support.digits import assert_same_weights, digits_config, run_digits
 from training.compiled import check_compiler, compiled, compiling
 from training.config import RunConfig
 from training.errors import CompilationFailed, ConfigError
@@ -219,34 +219,49 @@ def test_where_pytorch_is_told_to_compile_nothing_nothing_begins(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("broken_off", ["loss", "update"])
 def test_what_ctrl_c_breaks_off_while_it_is_compiled_is_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken_off: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signal goes to the C++ compiler too, which dies of it. Resumed, the run is one that was left alone."""
     config = digits_config(optimization={"compile": True})
     calls = 0
 
-    def dies_in_the_second(loss: Callable[..., Loss]) -> Callable[..., Loss]:
+    def interrupted() -> NoReturn:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise TorchDynamoException("C++ compile error")
+
+    def loss_dies(loss: Callable[..., Loss]) -> Callable[..., Loss]:
         def called(*arguments: Any, **options: Any) -> Loss:
             nonlocal calls
             calls += 1
-            result = loss(*arguments, **options)
+            result = loss(*arguments, **options)  # which draws noise
             if calls == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-                raise TorchDynamoException("C++ compile error")
+                interrupted()
             return result
 
         return called
 
-    monkeypatch.setattr("training.step.compiled", lambda loss: loss)
+    def update_dies(_: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *_: interrupted()
+
+    def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    monkeypatch.setattr("training.step.compiled", as_it_is)
+    monkeypatch.setattr("training.update.compiled", as_it_is)
     reference, *_ = run_digits(tmp_path / "reference", config)
-    monkeypatch.setattr("training.step.compiled", dies_in_the_second)
-    run, complete, printed = run_digits(tmp_path / "run", config)
+    with monkeypatch.context() as patch:
+        if broken_off == "loss":
+            patch.setattr("training.step.compiled", loss_dies)
+        else:
+            patch.setattr("training.update.compiled", update_dies)
+        run, complete, printed = run_digits(tmp_path / "run", config)
     assert not complete
     assert "interrupted after step 1; a checkpoint is written" in printed
     run, complete, _ = run_digits(tmp_path / "run", config, resume=True)
     assert complete
-    assert run.last.read_bytes() == reference.last.read_bytes()
+    assert_same_weights(run, reference)
 
 
 @pytest.mark.usefixtures("trusted")

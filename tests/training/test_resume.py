@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.digits import STEPS, digits_config, restored, run_digits
+from tests.support.digits import STEPS, assert_same_weights, digits_config, restored, run_digits
 from training.config import RunConfig
 from training.errors import CheckpointError, ConfigError
 from training.interruption import Interruption
@@ -39,17 +39,6 @@ DEATHS = {
 
 def config_of(precision: str) -> RunConfig:
     return digits_config(optimization={"precision": precision})
-
-
-def assert_same_weights(run: RunFolder, reference: RunFolder) -> None:
-    """Model, average, optimizer and generator of both checkpoints, and where they say that they are."""
-    for file in ("last", "best"):
-        ours, theirs = load_file(getattr(run, file)), load_file(getattr(reference, file))
-        assert ours.keys() == theirs.keys()
-        for name, tensor in theirs.items():
-            assert ours[name].numpy().tobytes() == tensor.numpy().tobytes(), f"{file}: {name}"
-        config = reference.config()
-        assert restored(getattr(run, file), config).progress == restored(getattr(reference, file), config).progress
 
 
 def assert_log_is_whole(run: RunFolder) -> None:
