@@ -60,14 +60,14 @@ class Cost:
 
 
 def measure(costs: Sequence[Cost], *, rounds: int, steps: int) -> None:
-    """All of them in turns; a first round is to warm up."""
+    """All of them in turns; a first round is to warm up, with the two steps that are compiled at least."""
     generator = Generator().manual_seed(0)
     for turn in range(rounds + 1):
         for cost in costs:
             shape = cost.config.optimization.batch_size, *cost.trainee.model.shape
             images = torch.rand(shape, generator=generator).round()
             began = time.process_time()
-            for _ in range(steps):
+            for _ in range(steps if turn else max(steps, 2)):
                 cost.step(images)
             if turn:
                 cost.milliseconds.append(1000 * (time.process_time() - began) / steps)

@@ -1,8 +1,8 @@
 """Steps that PyTorch's compiler has fused: ``optimization.compile``.
 
-What is compiled is the loss of a batch, from the images to the scalar, with it its backward pass, and the update:
-element-wise work becomes one loop where it was many, and copies to bfloat16 happen on the way. Noise comes from the
-same generator in the same order, so that a compiled run is an uncompiled one but for rounding.
+What is compiled is the loss of a batch, from the images to the scalar, with it its backward pass, and on a CPU the
+update: element-wise work becomes one loop where it was many, and copies to bfloat16 happen on the way. Noise comes from
+the same generator in the same order, so that a compiled run is an uncompiled one but for rounding.
 """
 
 import os
@@ -21,15 +21,18 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def compiled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def compiled(function: Callable[_Arguments, _Result], *, whole: bool = False) -> Callable[_Arguments, _Result]:
     """A function of tensors, compiled at its first call for the shapes it is given; to be called inside of `compiling`.
 
-    A number that changes from step to step, as beta does on its schedule, becomes an argument of the compiled code at
-    its second value. What this process compiled before is forgotten: PyTorch compiles a function for a few models only,
-    and goes on uncompiled with the next.
+    A number that only enters arithmetic, as beta does on its schedule, becomes an argument of the compiled code at its
+    second value; for each value of others it is compiled again, and they have to be tensors. What this process compiled
+    before is forgotten: PyTorch compiles a function for a few models only, and goes on uncompiled with the next.
+
+    Args:
+        whole: all of it, or none: what PyTorch would have to compile in pieces is an error before any of it has run.
     """
     torch.compiler.reset()
-    return torch.compile(function)
+    return torch.compile(function, fullgraph=whole)
 
 
 @contextmanager

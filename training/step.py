@@ -41,7 +41,9 @@ class Step:
         self._world = world
         self._compiled = optimization.compile
         self._loss = compiled(training_loss) if optimization.compile else training_loss
-        self._update = (CompiledUpdate if optimization.compile else Update)(trainee, optimization)
+        # A GPU has its own fused kernels for all tensors together; compiled, there would be one or more for each.
+        fused = optimization.compile and trainee.generator.device.type == "cpu"
+        self._update = (CompiledUpdate if fused else Update)(trainee, optimization)
 
     def take(self, images: Tensor, objective: Objective, rate: float) -> Taken:
         """One step on the batch ``(B, C, H, W)`` in [0, 1] at a learning rate; the trainee's progress counts it.

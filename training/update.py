@@ -1,11 +1,11 @@
 """The update of a step: the norm of the gradient and its clipping, AdamW, and the average of the weights.
 
 Each of the three goes over all weights and does little with any: on a CPU they take as long as memory does. Compiled,
-they are one pass.
+they are one pass over it, after that of the norm where gradients are clipped.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class _Weight(NamedTuple):
     decay: float
 
 
-class _Step(NamedTuple):
+class _Scalars(NamedTuple):
     """What an update has of its own, scalars: the learning rate, the bias corrections of both moments, and the share
     that the new weights have in their average."""
 
@@ -66,7 +66,7 @@ class CompiledUpdate:
         self._trainee = trainee
         self._optimization = optimization
         self._first = Update(trainee, optimization)
-        self._moved = compiled(_moved)
+        self._moved = compiled(_moved, whole=True)
 
     @torch.no_grad()
     def move(self, rate: float) -> Tensor:
@@ -79,11 +79,9 @@ class CompiledUpdate:
         if updates == 0:
             # Makes the moments, and the average a copy of the weights.
             return self._first.move(rate)
-        for group in trainee.optimizer.param_groups:
-            group["lr"] = rate
         beta_1, beta_2 = self._optimization.betas
         # Numbers that change from step to step are tensors, or each would be compiled.
-        step = _Step(
+        scalars = _Scalars(
             rate=torch.tensor(rate),
             correction_1=torch.tensor(1 - beta_1 ** (updates + 1)),
             correction_2=torch.tensor(1 - beta_2 ** (updates + 1)),
@@ -94,7 +92,8 @@ class CompiledUpdate:
         weights = [
             _Weight(
                 parameter,
-                parameter.grad,
+                # All have one: a checkpoint of a run in which one had none is refused.
+                cast(Tensor, parameter.grad),
                 states[parameter]["exp_avg"],
                 states[parameter]["exp_avg_sq"],
                 averages[parameter],
@@ -102,13 +101,14 @@ class CompiledUpdate:
             )
             for group in trainee.optimizer.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None
         ]
         norm = self._moved(
-            weights, step, self._optimization.betas, self._optimization.epsilon, self._optimization.gradient_clip
+            weights, scalars, self._optimization.betas, self._optimization.epsilon, self._optimization.gradient_clip
         )
-        for weight in states.values():
-            weight["step"] += 1
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = rate
+        for state in states.values():
+            state["step"] += 1
         trainee.average.n_averaged += 1
         for old, new in zip(trainee.average.module.buffers(), trainee.model.buffers(), strict=True):
             old.copy_(new)
@@ -116,7 +116,7 @@ class CompiledUpdate:
 
 
 def _moved(
-    weights: Sequence[_Weight], step: _Step, betas: tuple[float, float], epsilon: float, clip: float | None
+    weights: Sequence[_Weight], scalars: _Scalars, betas: tuple[float, float], epsilon: float, clip: float | None
 ) -> Tensor:
     """The update written out, in place (Loshchilov and Hutter, 2019, algorithm 2); returns the norm of the gradient."""
     norms = torch.stack([torch.linalg.vector_norm(weight.gradient) for weight in weights])
@@ -126,7 +126,7 @@ def _moved(
             gradient = gradient * (clip / (norm + 1e-6)).clamp(max=1.0)
         mean.lerp_(gradient, 1 - betas[0])
         square.mul_(betas[1]).add_((1 - betas[1]) * gradient * gradient)
-        value.sub_(step.rate * decay * value)
-        value.sub_(step.rate / step.correction_1 * mean / ((square / step.correction_2).sqrt() + epsilon))
-        average.lerp_(value, step.share)
+        value.sub_(scalars.rate * decay * value)
+        value.sub_(scalars.rate / scalars.correction_1 * mean / ((square / scalars.correction_2).sqrt() + epsilon))
+        average.lerp_(value, scalars.share)
     return norm

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from model.vae import VAE
-from tests.support.digits import STEPS, digits_config, run_digits
+from tests.support.digits import STEPS, assert_same_weights, digits_config, run_digits
 from tests.support.together import shared_config
 from training.checkpoint import Trainee
 from training.distributed import ALONE, World
@@ -70,13 +69,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
 
 def lines(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.log_file.read_text(encoding="utf-8").splitlines()]
-
-
-def assert_same_weights(run: RunFolder, reference: RunFolder) -> None:
-    for file in ("last", "best"):
-        ours, theirs = load_file(getattr(run, file)), load_file(getattr(reference, file))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_curve_is_that_of_one_process(together: tuple[RunFolder, str], tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ class TestLog:
             losses.append(loss.objective.item())
             return loss
 
-        monkeypatch.setattr("training.loop.training_loss", watched)
+        monkeypatch.setattr("training.step.training_loss", watched)
         run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 3}))
         logged = [line["negative_elbo"] for line in lines(run, "train")]
         assert logged == pytest.approx([sum(losses[i : i + 3]) / 3 for i in range(0, STEPS, 3)])
@@ -191,7 +191,7 @@ class TestLog:
             return slow
 
         monkeypatch.setattr("training.loop.time.perf_counter", lambda: clock)
-        monkeypatch.setattr("training.loop.training_loss", seconds(training_loss, 0.5))
+        monkeypatch.setattr("training.step.training_loss", seconds(training_loss, 0.5))
         monkeypatch.setattr(Loop, "_validate", seconds(Loop._validate, 1000.0))
         run, _, _ = run_digits(tmp_path / "run", digits_config(schedule={"log_every": 4}))
         assert [line["images_per_second"] for line in lines(run, "train")] == pytest.approx([250.0] * 4)
@@ -357,7 +357,7 @@ class TestNonFinite:
             return loss._replace(objective=loss.objective * bad) if calls == step else loss
 
         with monkeypatch.context() as patch:
-            patch.setattr("training.loop.training_loss", spoiled)
+            patch.setattr("training.step.training_loss", spoiled)
             with pytest.raises(NonFiniteLoss, match=rf"^step {step}: .* is NaN or infinite\."):
                 run_digits(tmp_path / "run")
         run = RunFolder(tmp_path / "run")
