@@ -242,10 +242,11 @@ def test_what_ctrl_c_breaks_off_while_it_is_compiled_is_an_interruption(
 
         return called
 
-    def update_dies(_: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def update_dies(_: Callable[..., Tensor], *, whole: bool) -> Callable[..., Tensor]:
+        assert whole
         return lambda *_: interrupted()
 
-    def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    def as_it_is(function: Callable[..., Any], **_: bool) -> Callable[..., Any]:
         return function
 
     monkeypatch.setattr("training.step.compiled", as_it_is)
