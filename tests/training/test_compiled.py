@@ -182,13 +182,13 @@ def test_what_would_be_compiled_at_every_step_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("captured_only", "trusted")
-def test_a_process_may_train_many_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_may_train_many_models(tmp_path: Path) -> None:
     """PyTorch compiles a function for so many models only, eight unless it is told otherwise."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     for latents in range(1, 5):
         torch._dynamo.utils.counters.clear()
         config = digits_config(model={**MLP, "latent_dim": latents}, optimization={"compile": True, "epochs": 1})
-        assert run_digits(tmp_path / str(latents), config)[1]
+        with torch._dynamo.config.patch(recompile_limit=2):
+            assert run_digits(tmp_path / str(latents), config)[1]
         assert graphs() >= 1
 
 
