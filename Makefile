@@ -30,8 +30,9 @@ export: .venv-dev/.installed ## export RUN to bundles/
 
 dev: .venv-dev/.installed ## make .venv-dev, which trains and tests
 
-test: .venv-dev/.installed ## run the tests
-	$(DEV)/pytest $(ARGS)
+# A file's tests share what its fixtures train, and stay in one process. ARGS="-n 0" has all in one, as a debugger wants.
+test: .venv-dev/.installed ## run the tests, a process a core, up to four
+	$(DEV)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-docker: .venv-dev/.installed ## run the tests of compose.yaml and the image, in an engine of their own if none runs
 	.ci/engine $(DEV)/pytest -m docker tests/deployment $(ARGS)

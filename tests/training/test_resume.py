@@ -187,7 +187,9 @@ def test_interrupted_whatever_is_minimized(
 def test_interrupted_and_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was compiled with one beta and then made to take any is compiled the other way round by who resumes."""
     config = digits_config(
-        objective={"kind": "elbo", "schedule": {"kind": "warmup", "over_epochs": 3}}, optimization={"compile": True}
+        model={"network": {"kind": "mlp", "hidden": [6]}},  # compiled three times
+        objective={"kind": "elbo", "schedule": {"kind": "warmup", "over_epochs": 3}},
+        optimization={"compile": True},
     )
     reference, _, _ = run_digits(tmp_path / "reference", config)
     with monkeypatch.context() as patch:
