@@ -18,6 +18,7 @@ from model.vae import VAE
 from tests.support.digits import STEPS, assert_same_weights, digits_config, run_digits
 from tests.support.together import shared_config
 from training.checkpoint import Trainee
+from training.config import RunConfig
 from training.distributed import ALONE, World
 from training.errors import CheckpointError, ConfigError
 from training.launch import Publication, launch
@@ -71,20 +72,37 @@ def lines(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.log_file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_curve_is_that_of_one_process(together: tuple[RunFolder, str], tmp_path: Path) -> None:
-    run, printed = together
-    alone, complete, _ = run_digits(tmp_path / "alone", shared_config())
-    assert complete
-    ours, theirs = lines(run), lines(alone)
+def assert_same_curve(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     assert [(line["step"], line["split"]) for line in ours] == [(line["step"], line["split"]) for line in theirs]
-    assert ours[-1]["step"] == STEPS
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()
         for name in mine.keys() - {"split", "images_per_second"}:
             assert mine[name] == pytest.approx(other[name], rel=TOLERANCE), (name, mine["step"])
+
+
+def test_the_curve_is_that_of_one_process(together: tuple[RunFolder, str], tmp_path: Path) -> None:
+    run, printed = together
+    alone, complete, _ = run_digits(tmp_path / "alone", shared_config())
+    assert complete
+    assert lines(run)[-1]["step"] == STEPS
+    assert_same_curve(lines(run), lines(alone))
     assert run.provenance().processes == 2
     assert "2 processes, 1 thread each" in printed
     assert len(printed.splitlines()) == 8  # what it trains and means, three validations, and what to type: once each
+
+
+def test_the_curve_is_the_same_where_steps_are_compiled(tmp_path: Path) -> None:
+    def config(*, compiled: bool) -> RunConfig:
+        return digits_config(
+            model={"network": {"kind": "mlp", "hidden": [6]}},
+            optimization={"batch_size": 124, "epochs": 1, "compile": compiled},
+        )
+
+    file = tmp_path / "config.json"
+    file.write_text(config(compiled=True).model_dump_json(exclude_defaults=True))
+    finished(torchrun("training", file, "--run", tmp_path / "together"))
+    alone, _, _ = run_digits(tmp_path / "alone", config(compiled=False))
+    assert_same_curve(lines(RunFolder(tmp_path / "together")), lines(alone))
 
 
 def test_other_noise_would_be_seen(
