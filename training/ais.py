@@ -41,7 +41,8 @@ class AnnealingSettings(NamedTuple):
     chains: int = 16
     """S of each image."""
     temperatures: int = 100
-    """T. The cost is about S * N * T * leapfrog_steps gradients of the decoder, and a quarter more for step sizes."""
+    """T. The cost is about S * N * T * leapfrog_steps gradients of the decoder. Step sizes take as much again with
+    these defaults, and a quarter of it from 300 temperatures on."""
     leapfrog_steps: int = 10
     """Gradients a move."""
     initial: Initial = "posterior"
@@ -132,7 +133,7 @@ def bracket(
 
     Raises:
         ValueError: no chain or no temperature, or the posterior is a flow: chains from it move in the space of its
-            noise, and the noise that becomes a given latent is not known.
+            noise, and the noise that becomes a given latent is not computed.
     """
     _check(settings)
     if settings.initial == "posterior" and not reversible(model):
@@ -160,7 +161,7 @@ def _noise(model: VAE, images: Tensor, latents: Tensor, at_a_time: int) -> Tenso
     with torch.no_grad():
         posterior = encode(model, images, at_a_time)
     if not isinstance(posterior, DiagonalGaussian | FullGaussian):
-        raise TypeError("the noise of a flow's latent is not known")
+        raise TypeError("the noise of a flow's latent is not computed")
     return posterior.noise(latents)
 
 

@@ -95,6 +95,15 @@ class OptimizationConfig(Section):
         False, description="let PyTorch's compiler fuse the steps; takes a minute or two at first, and a C++ compiler"
     )
 
+    @model_validator(mode="after")
+    def _the_learning_rate_falls(self) -> "OptimizationConfig":
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate = {self.final_learning_rate:g} is above learning_rate = {self.learning_rate:g}, "
+                "from which it is to fall: set it to that or less"
+            )
+        return self
+
 
 class ScheduleConfig(Section):
     """When the run looks up from its work."""

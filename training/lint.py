@@ -14,7 +14,14 @@ from model.priors import VampSettings
 from training.config import RunConfig
 from training.data.dataset import Dataset, pieces
 from training.data.seen import SeenImages
-from training.objectives.settings import AutoencoderSettings, Cyclical, ElboSettings, IwaeSettings, Warmup
+from training.objectives.settings import (
+    AutoencoderSettings,
+    BetaTCSettings,
+    Cyclical,
+    ElboSettings,
+    IwaeSettings,
+    Warmup,
+)
 from training.objectives.words import chooses, minimizes
 from training.words import count
 
@@ -70,23 +77,33 @@ def _prior(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _rate_weight(config: RunConfig) -> float | None:
-    """What a nat of rate weighs against one of distortion; None where one of them does not count, or the rate in
-    parts."""
+def _rate_weights(config: RunConfig) -> dict[str, float]:
+    """What a nat of rate weighs against one of distortion, or a nat of each of its parts where these weigh differently;
+    by name, and nothing where rate or distortion does not count."""
     match config.objective:
         case ElboSettings(beta=beta, distortion_weight=weight) if beta > 0 and weight > 0:
-            return beta / weight
+            return {"beta / distortion_weight": beta / weight}
         case IwaeSettings():
-            return 1.0
+            return {"beta / distortion_weight": 1.0}
+        case BetaTCSettings(alpha=alpha, beta=beta, gamma=gamma) if alpha == beta == gamma > 0:
+            return {"beta": beta}
+        case BetaTCSettings(alpha=alpha, beta=beta, gamma=gamma) if alpha + beta + gamma > 0:
+            return {"alpha": alpha, "beta": beta, "gamma": gamma}
         case _:
-            return None
+            return {}
 
 
 def _noise(config: RunConfig) -> Iterator[str]:
     """What the noise of the pixels makes of beta."""
-    weight = _rate_weight(config)
-    if weight is None:
+    weights = _rate_weights(config)
+    if len(weights) > 1:
+        yield f"noise: {_noise_of_parts(config, weights)}"
         return
+    for weight in weights.values():
+        yield from _noise_of_the_whole(config, weight)
+
+
+def _noise_of_the_whole(config: RunConfig, weight: float) -> Iterator[str]:
     match config.model.likelihood:
         case GaussianSettings(scale=None):
             yield (
@@ -107,6 +124,23 @@ def _noise(config: RunConfig) -> Iterator[str]:
             )
 
 
+def _noise_of_parts(config: RunConfig, weights: dict[str, float]) -> str:
+    def times(factor: float) -> str:
+        return ", ".join(f"{name} {factor * weight:.4g}" for name, weight in weights.items())
+
+    save = f"a nat of each part of the rate must save as many nats as its weight says ({times(1)})"
+    match config.model.likelihood:
+        case GaussianSettings(scale=None):
+            return f"the scale is learned, and becomes the root mean squared error: {save} of a calibrated distortion"
+        case GaussianSettings(scale=float(scale)):
+            return (
+                f"a fixed scale of {scale:g} makes the weights {times(scale**2)} beside unit variance, and "
+                f"{times(2 * scale**2)} beside a plain sum of squared errors"
+            )
+        case likelihood:
+            return f"{save} of distortion: no {likelihood.family} likelihood has that for its -ELBO"
+
+
 # --- what may not be meant
 
 
@@ -120,13 +154,10 @@ def _grey(config: RunConfig) -> Iterator[str]:
 
 def _averaged(config: RunConfig) -> Iterator[str]:
     """Weights that an average in the place of a sum would explain. A mean over P pixels divides by P."""
-    weight, pixels, dimensions = _rate_weight(config), math.prod(config.image.shape), config.model.latent_dim
-    if weight is None:
-        return
-    weights = {"beta / distortion_weight": weight}
+    weights, pixels, dimensions = _rate_weights(config), math.prod(config.image.shape), config.model.latent_dim
     match config.model.likelihood:
         case GaussianSettings(scale=float(scale)):
-            weights["2 scale^2 beta / distortion_weight"] = 2 * scale**2 * weight
+            weights |= {f"2 scale^2 {name}": 2 * scale**2 * weight for name, weight in weights.items()}
     shares = {
         "C*H*W": (pixels, "what averaging the distortion over pixels and summing the rate would do"),
         "C*H*W / D": (pixels / dimensions, "what averaging the distortion over pixels and the rate over D would do"),
@@ -204,7 +235,8 @@ def _no_likelihood(config: RunConfig) -> Iterator[str]:
     if isinstance(config.objective, AutoencoderSettings):
         yield (
             "an autoencoder has no likelihood and no prior: evaluation measures its reconstruction error and nothing "
-            "else, samples come from latents that it never saw, and its log_variance is not trained"
+            "else, by no importance samples; samples come from latents that it never saw, and its log_variance is not "
+            "trained"
         )
 
 

@@ -83,7 +83,7 @@ def prior_components(model: VAE) -> tuple[Floats, Floats]:
 
 
 def load_best_into(run: RunFolder, vae: VAE) -> int:
-    """Load the averaged weights with the lowest validation -ELBO of a run; the step they are from.
+    """Load the averaged weights that validation judged best, as `training.objectives.choice` says; the step of them.
 
     Raises:
         CheckpointError: there is no usable checkpoint of them, or no validation yet that could have chosen any.
@@ -111,7 +111,7 @@ def load_best_to_measure(run: RunFolder, config: RunConfig, device: torch.device
 
 
 def load_best(run: RunFolder) -> tuple[TorchModel, int]:
-    """The averaged weights with the lowest validation -ELBO of a run, and the step they are from.
+    """The averaged weights of a run that validation judged best, and the step they are from.
 
     Raises:
         ConfigError, CheckpointError: there is no run, or no usable checkpoint in it.

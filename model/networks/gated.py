@@ -19,7 +19,7 @@ _KERNEL = 5
 
 
 class GatedConvSettings(BaseModel):
-    """How wide; the defaults are the paper's."""
+    """How wide; the defaults are those of the code that the paper's authors published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["gated-conv"]

@@ -176,6 +176,12 @@ class TestLoad:
         with pytest.raises(ConfigError, match=rf"^{file}, with --set data\.path=x: source digits ships with"):
             load(file, ["seed=1", "data.path=x"])
 
+    def test_a_learning_rate_that_would_rise_is_refused(self, file: Path) -> None:
+        words = r"final_learning_rate = 0\.1 is above learning_rate = 0\.001, from which it is to fall"
+        with pytest.raises(ConfigError, match=words):
+            load(file, ["optimization.final_learning_rate=0.1"])
+        assert load(file, ["optimization.final_learning_rate=1e-3"]).optimization.final_learning_rate == 1e-3
+
     def test_the_configuration_of_a_run_is_one(self, file: Path) -> None:
         """And what it spells out, because it is whole, was not asked for."""
         config = load(file, ["optimization.epochs=7"])

@@ -53,7 +53,7 @@ class TestBounds:
             assert found[:, column].var().item() == pytest.approx(alone.var().item() / (draws // k), rel=0.2)
 
     def test_groups_within_groups_rise_for_every_image(self) -> None:
-        """By Jensen's inequality, where every number divides the next: no noise can hide it."""
+        """By Jensen's inequality, where every number divides the next and the last all draws: no noise can hide it."""
         bounds = importance_weighted_bounds(normal_weights(64, 100), (1, 2, 4, 16, 64))
         assert (bounds.diff(dim=1) >= 0).all()
 

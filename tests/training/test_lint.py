@@ -112,6 +112,28 @@ class TestNoise:
             "likelihood has that for its -ELBO"
         )
 
+    def test_parts_of_the_rate_that_weigh_the_same_are_the_rate(self) -> None:
+        same = {"kind": "beta-tc", "alpha": 2.0, "beta": 2.0, "gamma": 2.0}
+        for scale in (None, 0.1):
+            lines = [
+                [line for line in lint(gaussian(scale, objective)) if line.startswith("noise: ")]
+                for objective in (same, elbo(beta=2.0))
+            ]
+            assert lines[0] == lines[1] != []
+
+    def test_parts_of_the_rate_have_a_weight_each(self) -> None:
+        parts = {"kind": "beta-tc", "alpha": 1.0, "beta": 6.0, "gamma": 0.5}
+        (line,) = [line for line in lint(gaussian(0.1, parts)) if line.startswith("noise: ")]
+        assert line == (
+            "noise: a fixed scale of 0.1 makes the weights alpha 0.01, beta 0.06, gamma 0.005 beside unit variance, "
+            "and alpha 0.02, beta 0.12, gamma 0.01 beside a plain sum of squared errors"
+        )
+        (line,) = [line for line in lint(gaussian(None, parts)) if line.startswith("noise: ")]
+        assert "the scale is learned" in line
+        assert "alpha 1, beta 6, gamma 0.5) of a calibrated distortion" in line
+        (line,) = [line for line in lint(config_of(parts)) if line.startswith("noise: ")]
+        assert line.endswith("no bernoulli likelihood has that for its -ELBO")
+
 
 class TestAverages:
     @pytest.mark.parametrize(
@@ -138,6 +160,10 @@ class TestAverages:
         assert found.startswith("2 scale^2 beta / distortion_weight = 0.0156")
         assert " is 1 / (C*H*W): " in found
         assert warnings(gaussian(0.1)) == []
+
+    def test_so_are_weights_of_parts_of_the_rate(self) -> None:
+        (found,) = warnings(config_of({"kind": "beta-tc", "alpha": 1.0, "beta": PIXELS, "gamma": 1.0}))
+        assert found.startswith("beta = 64 is C*H*W: ")
 
     def test_as_many_dimensions_as_pixels_are_no_weight(self) -> None:
         assert warnings(config_of(model={"latent_dim": PIXELS})) == []

@@ -83,7 +83,7 @@ class IwaeSettings(Section):
 
     @property
     def posteriors(self) -> tuple[str, ...] | None:
-        """As of `ElboSettings`: without the score of q, log q is taken at a given latent, which flows do not tell."""
+        """As of `ElboSettings`: without the score of q, log q is taken at a given latent, as no flow does."""
         return None if self.gradient == "standard" else ("diagonal", "full")
 
     @property
