@@ -29,7 +29,10 @@ def open_bundles(settings: Settings) -> Iterator[Bundle]:
         # Package installers may hard-link what they install; elsewhere a hard link is another one's handle.
         bundle = open_bundle(folder, options, allow_hard_links=folder == PRETRAINED)
         if bundle.name in names:
-            raise BundleError(f"{folder}: there is another bundle named {bundle.name}")
+            raise BundleError(
+                f"{folder}: there is another bundle named {bundle.name}; one server cannot have both, since a "
+                "model is called by the name in its manifest"
+            )
         names.add(bundle.name)
         yield bundle
     if not names:

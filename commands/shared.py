@@ -21,7 +21,9 @@ Device = Literal["auto", "cpu", "cuda"]
 Model = Annotated[Path, typer.Option(help="Bundle folder.", show_default="the bundle that ships")]
 Provider = Annotated[Device, typer.Option(help="Where the model runs.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help=f"{offline.OUTPUTS[0].upper()}{offline.OUTPUTS[1:]}.")]
-DataDir = Annotated[Path | None, typer.Option(help="For MNIST and caches; not your pictures.", show_default="./data")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Of MNIST, caches, and a data.path that is not here.", show_default="./data")
+]
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -62,7 +62,9 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run if it exists.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration, and exit without a look at the data.")
+    ] = False,
     publish: Annotated[
         Path | None, typer.Option(help="Then evaluate, draw figures, and export the bundle to PUBLISH/NAME.")
     ] = None,
@@ -93,13 +95,15 @@ def evaluate(
     data_dir: DataDir = None,
     samples: Samples = None,
     images: Annotated[int | None, typer.Option(min=2, help="Only so many test images, drawn by the seed.")] = None,
-    ais: Annotated[bool, typer.Option("--ais", help="Also log p(x) by annealed importance sampling.")] = False,
+    ais: Annotated[bool, typer.Option("--ais", help="Also log p(x) by annealed importance sampling: minutes.")] = False,
     gaps: Annotated[bool, typer.Option("--gaps", help="Also approximation and amortization gap.")] = False,
     subset: Annotated[
         int | None, typer.Option(min=2, help="Test images of --ais and --gaps, drawn by the seed.", show_default="100")
     ] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Of each image, with --ais.", show_default="16")] = None,
-    temperatures: Annotated[int | None, typer.Option(min=2, help="With --ais.", show_default="100")] = None,
+    temperatures: Annotated[
+        int | None, typer.Option(min=2, help="With --ais; step sizes take 300 moves or more.", show_default="100")
+    ] = None,
     leapfrog_steps: Annotated[
         int | None, typer.Option(min=1, help="Gradients a move, with --ais.", show_default="10")
     ] = None,

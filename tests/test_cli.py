@@ -514,7 +514,7 @@ def test_after_training_it_says_what_comes_next(run: Vae, monkeypatch: pytest.Mo
     said = run("train", "smoke", *ONE_EPOCH, "--run", "~/r", "--data-dir", "~/d").out.splitlines()
     assert said[-2:] == [
         f"measure it: vae evaluate {Path.cwd()}/r --data-dir {Path.cwd()}/d",
-        f"export it:  vae export {Path.cwd()}/r -o bundles/smoke --data-dir {Path.cwd()}/d",
+        f"export it:  vae export {Path.cwd()}/r -o bundles/r --data-dir {Path.cwd()}/d",
     ]
 
 

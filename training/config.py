@@ -162,7 +162,7 @@ class RunConfig(Section):
         if objective.posteriors is not None and posterior not in objective.posteriors:
             kinds = " or ".join(objective.posteriors)
             raise ValueError(
-                f"[objective] as it stands is defined for a posterior of kind {kinds}: model.posterior is {posterior}"
+                f"{objective.narrows} is defined for a posterior of kind {kinds}: model.posterior.kind is '{posterior}'"
             )
         if self.model.prior.kind == "vamp" and objective.against_vamp is not None:
             raise ValueError(f"model.prior.kind = 'vamp' does not go with this objective: {objective.against_vamp}")

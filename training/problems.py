@@ -1,5 +1,6 @@
 """What is wrong with a configuration: in words, with the place to mend it, and with the key that was meant."""
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any, get_args
@@ -58,9 +59,16 @@ def in_words(
             if within and not at:  # the command line made this section, and says which key of it was meant
                 key, place = next(each for each, text in overrides.items() if text == within[-1]), f"--set {within[-1]}"
             words = _unknown(key, item["loc"], kind)
+            section = key.rpartition(".")[0]
+            if not at and f"{section}.kind" in overrides:  # the file has a key of the kind that it had
+                words += (
+                    f": --set '{section}={{kind = \"{item['loc'][-2]}\"}}' puts another table in the place of its own"
+                )
         elif item["type"] == "value_error":  # ours: of values that do not go together
             words = str(item["ctx"]["error"])
-            place = origin + "".join(f", with --set {text}" for text in within)
+            place = origin + "".join(f", with --set {text}" for text in _spoken_of(words, within, overrides))
+        elif item["type"] == "missing" and f"{key.rpartition('.')[0]}.kind" in overrides:
+            words, place = f"{key} is missing", f"--set {overrides[key.rpartition('.')[0] + '.kind']}"
         else:
             words = f"{key} {_wrong(dict(item))}"
         lines.append((place, words))
@@ -68,6 +76,17 @@ def in_words(
         return ": ".join(lines[0])
     problems = [words if place == origin else f"{place}: {words}" for place, words in lines]
     return "\n  ".join([f"{origin}: {count(len(lines), 'problem')}", *problems])
+
+
+def _spoken_of(words: str, within: list[str], overrides: Mapping[str, str]) -> list[str]:
+    """Those that a message has the key of, or all, where it has none."""
+    keys = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", words)
+    found = [text for each, text in overrides.items() if text in within and any(_overlap(each, key) for key in keys)]
+    return found or within
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _wrong(item: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from model.bundle.files import expand_home, write_text_atomically
+from model.bundle.manifest import MANIFEST
 from training.config import CONFIG_FILE, EvaluationConfig, RunConfig
 from training.errors import CheckpointError, ConfigError
 from training.provenance import Provenance, Resumption, rounding
@@ -196,6 +197,9 @@ def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(f"{path.parent}: there is no run (no {path.name})") from error
+        why = f"no {path.name}"
+        if (path.parent / MANIFEST).exists():
+            why = "this is a bundle, which was made of one; name its run folder, as in runs/NAME"
+        raise ConfigError(f"{path.parent}: there is no run ({why})") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: not a {path.name} of this version") from error

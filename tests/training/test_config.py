@@ -9,6 +9,7 @@ from model.networks.mlp import MLPSettings
 from tests.support.digits import digits_config, digits_document
 from training.config import RunConfig, check, load
 from training.errors import ConfigError
+from training.objectives.settings import ElboSettings
 
 READY_MADE = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 TOML = """
@@ -181,6 +182,28 @@ class TestLoad:
         with pytest.raises(ConfigError, match=words):
             load(file, ["optimization.final_learning_rate=0.1"])
         assert load(file, ["optimization.final_learning_rate=1e-3"]).optimization.final_learning_rate == 1e-3
+
+    def test_a_section_that_changes_a_weight_is_of_the_default_objective(self, file: Path) -> None:
+        assert load(file, ["objective.beta=4"]).objective == ElboSettings(kind="elbo", beta=4)
+
+    def test_of_many_overrides_those_that_are_meant_are_blamed(self, file: Path) -> None:
+        posterior, gradient = "model.posterior={kind='planar'}", "objective={kind='iwae', gradient='dreg'}"
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["seed=1", posterior, "optimization.epochs=2", gradient])
+        assert str(caught.value) == (
+            f"{file}, with --set {posterior}, with --set {gradient}: objective.gradient = 'dreg' is defined for a "
+            "posterior of kind diagonal or full: model.posterior.kind is 'planar'"
+        )
+
+    def test_another_kind_leaves_keys_of_the_one_before(self, file: Path) -> None:
+        words = r"""hidden does not go with 'resnet': --set 'model\.network={kind = "resnet"}' puts another table"""
+        with pytest.raises(ConfigError, match=words):
+            load(file, ["model.network.kind=resnet"])
+        assert load(file, ['model.network={kind = "resnet"}', "image.height=32"]).model.network.kind == "resnet"
+
+    def test_what_a_kind_lacks_is_blamed_on_who_asked_for_it(self, file: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^--set objective\.kind=beta-tc: objective\.beta is missing$"):
+            load(file, ["objective.kind=beta-tc"])
 
     def test_the_configuration_of_a_run_is_one(self, file: Path) -> None:
         """And what it spells out, because it is whole, was not asked for."""

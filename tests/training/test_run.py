@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.settings import PRETRAINED
 from tests.support.digits import digits_config
 from training.errors import ConfigError
 from training.run import MetricsLog, RunFolder, read_log
@@ -69,6 +70,8 @@ class TestFolder:
         ]  # fmt: skip
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"there is no run \(this is a bundle, which was made of one; name its"):
+            RunFolder(PRETRAINED).config()
         with pytest.raises(ConfigError, match=r"there is no run \(no config\.json\)"):
             RunFolder(tmp_path).config()
         with pytest.raises(ConfigError, match=r"there is no run \(no run\.json\)"):

@@ -1,8 +1,9 @@
 """The `[objective]` section of a configuration: what a run minimizes. ``choice`` turns it into what computes it."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from training.section import Section
 
@@ -63,6 +64,11 @@ class ElboSettings(Section):
         return ("diagonal",) if self.free_bits > 0 else None
 
     @property
+    def narrows(self) -> str:
+        """What makes them so few."""
+        return f"objective.free_bits = {self.free_bits:g}"
+
+    @property
     def against_vamp(self) -> str | None:
         """Why it does not go with a VampPrior; None: it does."""
         if self.free_bits > 0:
@@ -87,6 +93,11 @@ class IwaeSettings(Section):
         return None if self.gradient == "standard" else ("diagonal", "full")
 
     @property
+    def narrows(self) -> str:
+        """As of `ElboSettings`."""
+        return f"objective.gradient = '{self.gradient}'"
+
+    @property
     def against_vamp(self) -> None:
         """As of `ElboSettings`: the prior's parameters have the gradient of the decoder's, whichever q's is."""
         return
@@ -104,6 +115,11 @@ class BetaTCSettings(Section):
     def posteriors(self) -> tuple[str, ...]:
         """As of `ElboSettings`: q(z_d|x) has to be known."""
         return ("diagonal",)
+
+    @property
+    def narrows(self) -> str:
+        """As of `ElboSettings`."""
+        return "objective.kind = 'beta-tc'"
 
     @property
     def against_vamp(self) -> str:
@@ -124,11 +140,22 @@ class AutoencoderSettings(Section):
         return ("diagonal",)
 
     @property
+    def narrows(self) -> str:
+        """As of `ElboSettings`."""
+        return "objective.kind = 'autoencoder'"
+
+    @property
     def against_vamp(self) -> str:
         """As of `ElboSettings`."""
         return "objective.kind = 'autoencoder' has no rate, which is all that trains pseudo-inputs"
 
 
+def _elbo_where_no_kind_is_said(value: Any) -> Any:
+    """Without a section it is -ELBO, and so it is with a section that only changes a weight of it."""
+    return {"kind": "elbo", **value} if isinstance(value, Mapping) and "kind" not in value else value
+
+
 ObjectiveSettings = Annotated[
-    ElboSettings | IwaeSettings | BetaTCSettings | AutoencoderSettings, Field(discriminator="kind")
+    Annotated[ElboSettings | IwaeSettings | BetaTCSettings | AutoencoderSettings, Field(discriminator="kind")],
+    BeforeValidator(_elbo_where_no_kind_is_said),
 ]
