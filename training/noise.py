@@ -34,3 +34,12 @@ def standard_normal(shape: tuple[int, ...], source: Source, device: torch.device
             *before, _, dimension = shape
             drawn = torch.randn((*before, whole, dimension), generator=generator, device=device)
             return drawn[..., rows, :]
+
+
+def uniform(shape: tuple[int, ...], source: Source, device: torch.device) -> Tensor:
+    """Noise ``(..., N)`` uniform on [0, 1) for the N images at hand."""
+    match source:
+        case Generator():
+            return torch.rand(shape, generator=source, device=device)
+        case Shared(generator, rows, whole):
+            return torch.rand((*shape[:-1], whole), generator=generator, device=device)[..., rows]

@@ -40,6 +40,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "iwae": {"objective": {"kind": "iwae", "samples": 3}},
     "iwae-stl": {"objective": {"kind": "iwae", "samples": 3, "gradient": "stl"}},
     "iwae-dreg": {"objective": {"kind": "iwae", "samples": 3, "gradient": "dreg"}},
+    "iwae-some": {"objective": {"kind": "iwae", "samples": 6, "gradient": "dreg", "gradient_samples": 2}},
     "beta-tc": {"objective": {"kind": "beta-tc", "beta": 2.0}},
     "autoencoder": {"objective": {"kind": "autoencoder"}},
     "full": {"model": MLP | {"posterior": {"kind": "full"}}},

@@ -9,7 +9,7 @@ from model.networks.mlp import MLPSettings
 from tests.support.digits import digits_config, digits_document
 from training.config import RunConfig, check, load
 from training.errors import ConfigError
-from training.objectives.settings import ElboSettings
+from training.objectives.settings import ElboSettings, IwaeSettings
 
 READY_MADE = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml"))
 TOML = """
@@ -185,6 +185,13 @@ class TestLoad:
 
     def test_a_section_that_changes_a_weight_is_of_the_default_objective(self, file: Path) -> None:
         assert load(file, ["objective.beta=4"]).objective == ElboSettings(kind="elbo", beta=4)
+
+    def test_a_gradient_through_no_fewer_latents_than_there_are_is_refused(self, file: Path) -> None:
+        words = r"objective\.gradient_samples = 5 is to be less than objective\.samples = 5, of which it chooses"
+        with pytest.raises(ConfigError, match=words):
+            load(file, ["objective.kind=iwae", "objective.gradient_samples=5"])
+        chosen = load(file, ["objective.kind=iwae", "objective.gradient_samples=4"]).objective
+        assert chosen == IwaeSettings(kind="iwae", samples=5, gradient_samples=4)
 
     def test_of_many_overrides_those_that_are_meant_are_blamed(self, file: Path) -> None:
         posterior, gradient = "model.posterior={kind='planar'}", "objective={kind='iwae', gradient='dreg'}"

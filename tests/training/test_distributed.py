@@ -159,7 +159,9 @@ def test_an_error_says_whose_it_is(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("objective", [UNWEIGHTED, Elbo(0.5, 2.0), Iwae(5), Iwae(3, "dreg"), Autoencoder()])
+@pytest.mark.parametrize(
+    "objective", [UNWEIGHTED, Elbo(0.5, 2.0), Iwae(5), Iwae(3, "dreg"), Iwae(5, "dreg", 2), Autoencoder()]
+)
 @pytest.mark.parametrize("size", [2, 3])
 def test_shares_of_a_batch_are_the_batch(objective: Objective, size: int) -> None:
     """The mean of the shares' losses and gradients is that of the whole batch, noise and binarization included."""

@@ -13,7 +13,16 @@ from training.objectives.iwae import Iwae
 from training.objectives.loss import Objective
 from training.objectives.total_correlation import BetaTC
 
-OBJECTIVES = (UNWEIGHTED, Elbo(4, 0.5), FreeBits(0.1, 2), Iwae(3), Iwae(3, "dreg"), BetaTC(1, 6, 1, 100), Autoencoder())
+OBJECTIVES = (
+    UNWEIGHTED,
+    Elbo(4, 0.5),
+    FreeBits(0.1, 2),
+    Iwae(3),
+    Iwae(3, "dreg"),
+    Iwae(5, "dreg", 2),
+    BetaTC(1, 6, 1, 100),
+    Autoencoder(),
+)
 
 
 @pytest.fixture

@@ -163,6 +163,7 @@ def test_interrupted_with_a_learned_scale_and_without_convolutions(
         {"kind": "elbo", "beta": 2.0, "free_bits": 0.1, "schedule": {"kind": "cyclical", "cycles": 2}},
         {"kind": "elbo", "distortion_weight": 0.0},
         {"kind": "iwae", "samples": 3, "gradient": "dreg"},
+        {"kind": "iwae", "samples": 5, "gradient": "stl", "gradient_samples": 2},
         {"kind": "beta-tc", "beta": 4.0},
         {"kind": "autoencoder"},
     ],

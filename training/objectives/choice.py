@@ -30,8 +30,8 @@ def minimized(
             if settings.free_bits > 0:
                 return FreeBits(settings.free_bits, beta, settings.distortion_weight)
             return Elbo(beta, settings.distortion_weight)
-        case IwaeSettings(samples=samples, gradient=gradient):
-            return Iwae(samples, gradient)
+        case IwaeSettings(samples=samples, gradient=gradient, gradient_samples=some):
+            return Iwae(samples, gradient, some)
         case BetaTCSettings(alpha=alpha, beta=beta, gamma=gamma):
             return BetaTC(alpha, beta, gamma, images)
         case AutoencoderSettings():

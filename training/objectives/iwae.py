@@ -12,18 +12,24 @@ the gradient is always ``sum_i w~_i grad log w_i``; what differs is that of the 
   for k > 1 the weights depend on the latents, and it is biased.
 - ``dreg`` (doubly reparameterized; Tucker et al., 2019): ``sum_i w~_i^2 (d log w_i / d z_i)
   (d z_i / d phi)``. Unbiased for every k; 0 where q is the true posterior; with k = 1 it is ``stl``.
+
+Few latents have most of the weight. A gradient through ``gradient_samples`` of them, chosen anew for each image and
+weighed so that its mean is the gradient through all (``training.objectives.resampling``), spares the others the
+backward pass, which is two thirds of the work: they are decoded for their weight alone.
 """
 
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from model.vae import VAE
-from training.noise import Source, standard_normal
+from training.noise import Source, standard_normal, uniform
 from training.objectives.loss import Loss, elbo_parts
+from training.objectives.resampling import resample
 from training.objectives.settings import Gradient
-from training.objectives.weights import log_weights
+from training.objectives.weights import LogWeights, log_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Iwae:
 
     samples: int
     gradient: Gradient = "standard"
+    gradient_samples: int | None = None
+    """How many latents of an image its gradient goes through, below k; None: all."""
 
     @property
     def name(self) -> str:
@@ -40,18 +48,44 @@ class Iwae:
     def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         shape = self.samples, images.shape[0], model.latent_dim
         noise = standard_normal(shape, generator, images.device)
-        weights = log_weights(model, images, noise, frozen=self.gradient != "standard", autocast=autocast)
+        if self.gradient_samples is not None and torch.is_grad_enabled():
+            return self._through(self.gradient_samples, model, images, noise, generator, autocast=autocast)
+        weights = self._weights(model, images, noise, autocast=autocast)
         if self.gradient == "dreg" and weights.latents.requires_grad:
-            _weigh_again(weights.latents, weights.total.detach())
-        bound = (weights.total.logsumexp(0) - math.log(self.samples)).mean()
-        return Loss(-bound, elbo_parts(-weights.log_likelihood.mean(), -weights.log_ratio.mean()))
+            _weigh_again(weights.latents, weights.total.detach().softmax(0))
+        return self._told(self._bound(weights), weights)
+
+    def _through(self, m: int, model: VAE, images: Tensor, noise: Tensor, generator: Source, *, autocast: bool) -> Loss:
+        """The value of all latents, with a gradient through m."""
+        with torch.no_grad():
+            every = log_weights(model, images, noise, autocast=autocast)
+            normalized = every.total.softmax(0)
+            offset = uniform((images.shape[0],), generator, images.device)
+            chosen = resample(normalized, m, offset)
+            noise = noise.gather(0, chosen.indices.unsqueeze(-1).expand(-1, -1, model.latent_dim))
+        some = self._weights(model, images, noise, autocast=autocast)
+        if self.gradient == "dreg" and some.latents.requires_grad:
+            _weigh_again(some.latents, normalized.gather(0, chosen.indices))
+        steered = (chosen.weights * some.total).sum(0)
+        return self._told(self._bound(every) + (steered - steered.detach()), every)
+
+    def _weights(self, model: VAE, images: Tensor, noise: Tensor, *, autocast: bool) -> LogWeights:
+        return log_weights(model, images, noise, frozen=self.gradient != "standard", autocast=autocast)
+
+    def _bound(self, weights: LogWeights) -> Tensor:
+        """L_k of each image, ``(N,)``."""
+        return weights.total.logsumexp(0) - math.log(self.samples)
+
+    @staticmethod
+    def _told(bound: Tensor, weights: LogWeights) -> Loss:
+        return Loss(-bound.mean(), elbo_parts(-weights.log_likelihood.mean(), -weights.log_ratio.mean()))
 
 
-def _weigh_again(latents: Tensor, log_weight: Tensor) -> None:
-    """Let what reaches phi through the latents ``(k, N, D)`` have the normalized weight of ``(k, N)`` squared.
+def _weigh_again(latents: Tensor, normalized: Tensor) -> None:
+    """Let what reaches phi through the latents ``(k, N, D)`` have the normalized weight ``(k, N)`` squared.
 
-    logsumexp has multiplied it by the weight once; it is multiplied again on its way from the latents to the encoder,
+    The loss has multiplied it by the weight once; it is multiplied again on its way from the latents to the encoder,
     behind the point where the decoder has taken its share.
     """
-    normalized = log_weight.softmax(0).unsqueeze(-1)
-    latents.register_hook(lambda gradient: gradient * normalized)  # type: ignore[no-untyped-call]  # PyTorch has no types
+    factor = normalized.unsqueeze(-1)
+    latents.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]  # PyTorch has no types

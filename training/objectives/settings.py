@@ -86,6 +86,21 @@ class IwaeSettings(Section):
         description="standard: of the bound itself; stl: sticking the landing (Roeder et al., 2017), biased for "
         "k > 1; dreg: doubly reparameterized (Tucker et al., 2019), unbiased",
     )
+    gradient_samples: int | None = Field(
+        None,
+        ge=1,
+        description="of how many of these latents the gradient is taken, chosen by their weights so that its mean "
+        "is that of all; absent: of all",
+    )
+
+    @model_validator(mode="after")
+    def _chooses_among_more(self) -> "IwaeSettings":
+        if self.gradient_samples is not None and self.gradient_samples >= self.samples:
+            raise ValueError(
+                f"objective.gradient_samples = {self.gradient_samples} is to be less than objective.samples = "
+                f"{self.samples}, of which it chooses; leave it out for a gradient through all of them"
+            )
+        return self
 
     @property
     def posteriors(self) -> tuple[str, ...] | None:

@@ -154,10 +154,55 @@ def test_the_decoder_s_gradient_is_the_same_for_all() -> None:
         torch.testing.assert_close(other, found[0])
 
 
+@pytest.mark.parametrize("some", [None, 2])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_without_gradients_it_has_a_value(gradient: Gradient) -> None:
+def test_without_gradients_it_has_a_value(gradient: Gradient, some: int | None) -> None:
     vae = LinearVAE()
     images = vae.draw_images(6, seed=0)
     vae.set_posterior(images)
     with torch.no_grad():
-        assert Iwae(3, gradient).loss(vae, images, Generator().manual_seed(9), autocast=False).objective.isfinite()
+        found = Iwae(3, gradient, some).loss(vae, images, Generator().manual_seed(9), autocast=False).objective
+    assert found.isfinite()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+class TestGradientThroughSome:
+    def test_what_it_tells_is_of_all(self, gradient: Gradient) -> None:
+        vae = LinearVAE()
+        images = vae.draw_images(6, seed=0)
+        vae.set_posterior(images, shift=0.4)
+        every, some = (
+            Iwae(6, gradient, m).loss(vae, images, Generator().manual_seed(2), autocast=False) for m in (None, 3)
+        )
+        torch.testing.assert_close(some.objective, every.objective)
+        torch.testing.assert_close(some.parts, every.parts)
+
+    @pytest.mark.parametrize("m", [1, 3])
+    def test_the_encoder_s_has_the_mean_of_that_of_all(self, gradient: Gradient, m: int) -> None:
+        """Same noise: what differs is which latents were chosen."""
+        vae, images = wrong()
+        every, some = (encoder_gradients(vae, images, Iwae(6, gradient, through)) for through in (None, m))
+        assert not torch.allclose(every, some)
+        assert (standard_errors_from_zero(every - some) < 4).all()
+
+    def test_the_decoder_s_has_the_mean_of_that_of_all(self, gradient: Gradient) -> None:
+        vae, images = wrong()
+        few = images[:100]
+        vae.set_posterior(few, shift=0.4, widening=0.6)
+        differences = []
+        for seed in range(300):
+            pair = []
+            for through in (None, 2):
+                objective = Iwae(6, gradient, through)
+                loss = objective.loss(vae, few, Generator().manual_seed(seed), autocast=False).objective
+                found = torch.autograd.grad(loss, list(vae.decoder.parameters()))
+                pair.append(torch.cat([part.flatten() for part in found]))
+            differences.append(pair[0] - pair[1])
+        assert torch.stack(differences).abs().max() > 1e-6
+        # Of a hundred weights the farthest may be further from 0 than any one by itself.
+        assert (standard_errors_from_zero(torch.stack(differences)) < 4.5).all()
+
+    def test_through_almost_all_it_is_nearer_than_through_one(self, gradient: Gradient) -> None:
+        vae, images = wrong()
+        every, one, most = (encoder_gradients(vae, images, Iwae(6, gradient, m)) for m in (None, 1, 5))
+        assert (most - every).square().mean() < 0.1 * (one - every).square().mean()
