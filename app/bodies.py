@@ -36,6 +36,12 @@ LATENT_BODIES = (JSON, NPY)
 
 FIELD = "images"
 
+# What clients send who name no type, or leave it to curl.
+_SENT = {
+    "": "The Content-Type is missing. ",
+    "application/x-www-form-urlencoded": f"The Content-Type is that of a form; for JSON say Content-Type: {JSON}. ",
+}
+
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
 
 
@@ -52,8 +58,10 @@ def _media_type(content_type: str | None, taken: tuple[str, ...]) -> str:
     kind, _, parameters = (content_type or "").partition(";")
     kind = kind.strip().lower()
     charset = _CHARSET.search(parameters) if parameters else None
-    if kind not in taken or (kind == JSON and charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")):
-        raise UnsupportedMediaType(f"This route takes {', '.join(taken)} (JSON as UTF-8).")
+    if kind not in taken:
+        raise UnsupportedMediaType(f"{_SENT.get(kind, '')}This route takes {', '.join(taken)}.")
+    if kind == JSON and charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("JSON is taken in UTF-8 only.")
     return kind
 
 
@@ -95,7 +103,7 @@ def read_json(
     try:
         return shape.model_validate(document)
     except ValidationError as error:
-        raise invalid_body(error) from None
+        raise invalid_body(error, shape) from None
 
 
 def _check_depth(body: bytes, most: int) -> None:

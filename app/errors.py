@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
@@ -237,25 +237,27 @@ _SENTENCES = {
 }
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, shape: type[BaseModel]) -> str:
     if error["type"] == "value_error":  # raised by our own validators, so that the text is ours
         return str(error.get("ctx", {}).get("error", "Is not valid."))
+    if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
+        return f"Is not known here; known are {', '.join(shape.model_fields)}."
     return _SENTENCES.get(error["type"], "Is not valid.").format_map(error.get("ctx", {}))
 
 
-def invalid_body(error: ValidationError) -> Invalid:
-    """A pydantic refusal of a JSON body as pointers (RFC 6901) and sentences of our own."""
+def invalid_body(error: ValidationError, shape: type[BaseModel]) -> Invalid:
+    """A pydantic refusal of a JSON body of a ``shape`` as pointers (RFC 6901) and sentences of our own."""
     details = [
-        Detail(_pointer(item["loc"]), _sentence(item))
+        Detail(_pointer(item["loc"]), _sentence(item, shape))
         for item in error.errors(include_url=False, include_input=False)[:32]
     ]
     return Invalid("The body is not what the route takes.", errors=details)
 
 
-def invalid_query(error: ValidationError) -> Invalid:
-    """A pydantic refusal of the query string; a pointer is ``?name``."""
+def invalid_query(error: ValidationError, shape: type[BaseModel]) -> Invalid:
+    """A pydantic refusal of a query string of a ``shape``; a pointer is ``?name``."""
     details = [
-        Detail("?" + (_safe(item["loc"][0]) if item["loc"] else ""), _sentence(item))
+        Detail("?" + (_safe(item["loc"][0]) if item["loc"] else ""), _sentence(item, shape))
         for item in error.errors(include_url=False, include_input=False)[:32]
     ]
     return Invalid("The query is not what the route takes.", errors=details)

@@ -204,7 +204,7 @@ def _query(shape: type[Query], text: bytes) -> Query:
     try:
         return shape.model_validate(values)
     except ValidationError as error:
-        raise invalid_query(error) from None
+        raise invalid_query(error, shape) from None
 
 
 def _text(value: bytes | None) -> str | None:

@@ -68,7 +68,7 @@ def decode(
     model: Model = PRETRAINED,
     provider: Provider = "cpu",
 ) -> None:
-    """Decode latents into pictures."""
+    """Decode latents into pictures, numbered as their rows."""
     bundle = opened(model, provider)
     _decode(bundle, offline.load_latents(latents, bundle.manifest.latent.dim), output)
 

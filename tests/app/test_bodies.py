@@ -215,3 +215,21 @@ def test_media_types() -> None:
     for refused in (None, "", "text/plain", "application/json; charset=latin-1", "application/json2"):
         with pytest.raises(UnsupportedMediaType):
             media_type(refused, (JSON, NPY))
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (None, "The Content-Type is missing. This route takes application/json, application/x-npy."),
+        # What curl says of --data where nobody says another.
+        (
+            "application/x-www-form-urlencoded",
+            "that of a form; for JSON say Content-Type: application/json. This route",
+        ),
+        ("text/plain", "^This route takes application/json, application/x-npy.$"),
+        ("application/json; charset=latin-1", "JSON is taken in UTF-8 only."),
+    ],
+)
+def test_a_type_that_is_refused_comes_with_what_would_be_right(sent: str | None, words: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match=words):
+        media_type(sent, (JSON, NPY))

@@ -168,6 +168,20 @@ def test_refusals(run: Run, tiny: Path, shortcut: bool) -> None:
     run(scenario())
 
 
+def test_what_is_not_known_comes_with_what_is(run: Run, tiny: Path) -> None:
+    async def scenario() -> None:
+        async with running(tiny) as client:
+            query = await client.get("/sample?number=4")
+            (wrong,) = query.json()["errors"]
+            assert wrong["pointer"] == "?number"
+            assert wrong["detail"].startswith("Is not known here; known are model, ")
+            assert " n, " in wrong["detail"]
+            body = await client.post("/decode", json={"latents": [[0, 0]], "latent": [[0, 0]]})
+            assert body.json()["errors"] == [{"pointer": "/latent", "detail": "Is not known here; known are latents."}]
+
+    run(scenario())
+
+
 def test_sizes(run: Run, tiny: Path) -> None:
     async def chunks(count: int) -> Any:
         for _ in range(count):
