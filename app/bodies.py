@@ -36,10 +36,10 @@ LATENT_BODIES = (JSON, NPY)
 
 FIELD = "images"
 
-# What clients send who name no type, or leave it to curl.
+# What clients send that name no type, and what curl does where it is given none.
 _SENT = {
     "": "The Content-Type is missing. ",
-    "application/x-www-form-urlencoded": f"The Content-Type is that of a form; for JSON say Content-Type: {JSON}. ",
+    "application/x-www-form-urlencoded": "The Content-Type is that of a form, as curl has it where none is given. ",
 }
 
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)

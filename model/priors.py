@@ -162,7 +162,7 @@ def check_posterior(prior: PriorSettings, posterior: str) -> None:
     if isinstance(prior, VampSettings) and posterior != "diagonal":
         raise ValueError(
             "model.prior.kind = 'vamp' mixes posteriors whose density is known at any latent, which are the diagonal "
-            f"Gaussians: model.posterior is {posterior}"
+            f"Gaussians: model.posterior.kind is '{posterior}'"
         )
 
 

@@ -151,8 +151,8 @@ class RunConfig(Section):
     def _binarization_fits_the_likelihood(self) -> "RunConfig":
         if self.model.likelihood.support != "binary" and self.data.binarization != "none":
             raise ValueError(
-                f"data.binarization = '{self.data.binarization}' makes binary pixels, which a "
-                f"{self.model.likelihood.family} likelihood does not describe: use 'none', or a bernoulli likelihood"
+                f"data.binarization = '{self.data.binarization}' makes binary pixels, which model.likelihood.family "
+                f"= '{self.model.likelihood.family}' does not describe: use 'none', or a bernoulli likelihood"
             )
         return self
 

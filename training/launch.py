@@ -96,7 +96,10 @@ def launch(
     if destination is None:
         say(console, f"measure it: {_command('evaluate', folder, *data)}")
         if config.objective.kind != "autoencoder":
-            say(console, f"export it:  {_command('export', folder, '-o', Path('bundles') / folder.name, *data)}")
+            say(
+                console,
+                f"export it:  {_command('export', folder, '-o', Path('bundles') / folder.resolve().name, *data)}",
+            )
         return True
     try:
         publish_run(RunFolder(folder), destination, version=of_bundle, data_dir=data_dir, console=console)

@@ -13,6 +13,9 @@ from training.words import count
 # How alike a key must be to one that was not found.
 _ALIKE = 0.7
 
+# Keys that tell one kind of a section from another.
+_TAGS = ("kind", "family")
+
 _WORDS = {
     "missing": "is missing",
     "finite_number": "must be a finite number",
@@ -49,7 +52,7 @@ def in_words(
     """
     lines = []
     for item in error.errors():
-        key = _key(item["loc"], document)
+        key = _key(item["loc"], document, stated=item["type"] == "value_error")
         if item["type"].startswith("union_tag_"):  # what is wrong is the key that tells one kind from another
             key = f"{key}.{item['ctx']['discriminator'].strip(chr(39))}"
         within = [text for each, text in overrides.items() if not key or each.startswith(f"{key}.")]
@@ -59,16 +62,14 @@ def in_words(
             if within and not at:  # the command line made this section, and says which key of it was meant
                 key, place = next(each for each, text in overrides.items() if text == within[-1]), f"--set {within[-1]}"
             words = _unknown(key, item["loc"], kind)
-            section = key.rpartition(".")[0]
-            if not at and f"{section}.kind" in overrides:  # the file has a key of the kind that it had
-                words += (
-                    f": --set '{section}={{kind = \"{item['loc'][-2]}\"}}' puts another table in the place of its own"
-                )
+            if words.startswith(f"{key} "):  # there is such a key, of another kind
+                words += _of_another_kind(item["loc"], document, overrides if not at else {})
         elif item["type"] == "value_error":  # ours: of values that do not go together
             words = str(item["ctx"]["error"])
-            place = origin + "".join(f", with --set {text}" for text in _spoken_of(words, within, overrides))
-        elif item["type"] == "missing" and f"{key.rpartition('.')[0]}.kind" in overrides:
-            words, place = f"{key} is missing", f"--set {overrides[key.rpartition('.')[0] + '.kind']}"
+            theirs = {each: text for each, text in overrides.items() if each in at or text in within}
+            place = origin + "".join(f", with --set {text}" for text in _spoken_of(words, theirs))
+        elif item["type"] == "missing" and (tag := _tag(key.rpartition(".")[0], overrides)):
+            words, place = f"{key} is missing", f"--set {overrides[tag]}"
         else:
             words = f"{key} {_wrong(dict(item))}"
         lines.append((place, words))
@@ -78,11 +79,30 @@ def in_words(
     return "\n  ".join([f"{origin}: {count(len(lines), 'problem')}", *problems])
 
 
-def _spoken_of(words: str, within: list[str], overrides: Mapping[str, str]) -> list[str]:
+def _spoken_of(words: str, overrides: Mapping[str, str]) -> list[str]:
     """Those that a message has the key of, or all, where it has none."""
     keys = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", words)
-    found = [text for each, text in overrides.items() if text in within and any(_overlap(each, key) for key in keys)]
-    return found or within
+    found = [text for each, text in overrides.items() if any(_overlap(each, key) for key in keys)]
+    return found or list(overrides.values())
+
+
+def _tag(section: str, overrides: Mapping[str, str]) -> str | None:
+    """The key that was changed, if one was, to make a section another kind of it."""
+    return next((f"{section}.{tag}" for tag in _TAGS if f"{section}.{tag}" in overrides), None)
+
+
+def _of_another_kind(location: tuple[int | str, ...], document: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
+    """What to do about a key that is of another kind of its section than this one."""
+    section, kind = _key(location[:-2], document), location[-2]
+    if tag := _tag(section, overrides):  # it is of the kind that the file has
+        return (
+            f": --set '{section}={{{tag.rpartition('.')[2]} = \"{kind}\"}}', with the keys that this kind needs, puts "
+            "another table in the place of the file's"
+        )
+    here: Any = document
+    for part in section.split("."):
+        here = here[part]
+    return "" if any(tag in here for tag in _TAGS) else f", which it is where {section}.kind is not given"
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -146,8 +166,9 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(part)
 
 
-def _key(location: tuple[int | str, ...], document: Mapping[str, Any]) -> str:
-    """The dotted key as it is written: pydantic's location without the kinds it has chosen.
+def _key(location: tuple[int | str, ...], document: Mapping[str, Any], *, stated: bool = False) -> str:
+    """The dotted key as it is written: pydantic's location without the kinds it has chosen. Its last part may be absent
+    from the document, unless it is ``stated``.
 
     >>> _key(("model", "network", "mlp", "depth"), {"model": {"network": {"kind": "mlp", "depth": 1}}})
     'model.network.depth'
@@ -159,7 +180,7 @@ def _key(location: tuple[int | str, ...], document: Mapping[str, Any]) -> str:
     for place, part in enumerate(location):
         if isinstance(part, int):
             break
-        if isinstance(here, Mapping) and part not in here and place < len(location) - 1:
+        if isinstance(here, Mapping) and part not in here and (stated or place < len(location) - 1):
             continue
         here = here.get(part) if isinstance(here, Mapping) else None
         parts.append(part)

@@ -187,9 +187,17 @@ class TestLoad:
         assert load(file, ["objective.beta=4"]).objective == ElboSettings(kind="elbo", beta=4)
 
     def test_a_gradient_through_no_fewer_latents_than_there_are_is_refused(self, file: Path) -> None:
-        words = r"objective\.gradient_samples = 5 is to be less than objective\.samples = 5, of which it chooses"
-        with pytest.raises(ConfigError, match=words):
-            load(file, ["objective.kind=iwae", "objective.gradient_samples=5"])
+        words = (
+            "objective.gradient_samples = 5 is to be less than objective.samples = 5, of which it chooses; leave it out"
+        )
+        for blamed in (
+            ["objective.samples=5", "objective.gradient_samples=5"],
+            ["objective={kind='iwae', samples=5, gradient_samples=5}"],
+        ):
+            with pytest.raises(ConfigError) as caught:
+                load(file, ["seed=1", "objective.kind=iwae", *blamed])
+            place = f"{file}, " + ", ".join(f"with --set {text}" for text in blamed)
+            assert str(caught.value).startswith(f"{place}: {words}")
         chosen = load(file, ["objective.kind=iwae", "objective.gradient_samples=4"]).objective
         assert chosen == IwaeSettings(kind="iwae", samples=5, gradient_samples=4)
 
@@ -203,9 +211,41 @@ class TestLoad:
         )
 
     def test_another_kind_leaves_keys_of_the_one_before(self, file: Path) -> None:
-        words = r"""hidden does not go with 'resnet': --set 'model\.network={kind = "resnet"}' puts another table"""
+        words = (
+            r"""hidden does not go with 'resnet': --set 'model\.network={kind = "resnet"}', with the keys that this"""
+        )
         with pytest.raises(ConfigError, match=words):
             load(file, ["model.network.kind=resnet"])
+        text = file.read_text(encoding="utf-8").replace('family = "bernoulli"', 'family = "gaussian"\nscale = 1.0')
+        file.with_name("gaussian.toml").write_text(text, encoding="utf-8")
+        words = r"""scale does not go with 'bernoulli': --set 'model\.likelihood={family = "bernoulli"}', with"""
+        with pytest.raises(ConfigError, match=words):
+            load(file.with_name("gaussian.toml"), ["model.likelihood.family=bernoulli"])
+
+    def test_a_typo_is_no_key_of_another_kind(self, file: Path) -> None:
+        text = file.read_text(encoding="utf-8") + "\n[objective]\nsmaples = 9\n"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["objective.kind=iwae"])
+        assert str(caught.value) == f"{file}: there is no key objective.smaples; did you mean objective.samples?"
+
+    def test_a_key_of_a_kind_that_was_forgotten(self, file: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["objective.samples=9"])
+        assert str(caught.value) == (
+            "--set objective.samples=9: objective.samples does not go with 'elbo', which it is where objective.kind is "
+            "not given"
+        )
+
+    def test_both_sides_of_what_does_not_go_together_are_blamed(self, file: Path) -> None:
+        blamed = ["data.binarization=dynamic", "model.likelihood={family='gaussian'}"]
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["seed=1", *blamed])
+        assert str(caught.value).startswith(
+            f"{file}, " + ", ".join(f"with --set {text}" for text in blamed) + ": data.b"
+        )
+
+    def test_another_kind_replaces_the_table_at_once(self, file: Path) -> None:
         assert load(file, ['model.network={kind = "resnet"}', "image.height=32"]).model.network.kind == "resnet"
 
     def test_what_a_kind_lacks_is_blamed_on_who_asked_for_it(self, file: Path) -> None:
@@ -255,7 +295,9 @@ class TestRunConfig:
         document = digits_document()
         document["model"]["likelihood"] = {"family": family}
         document["data"]["binarization"] = binarization
-        with pytest.raises(ConfigError, match=f"makes binary pixels, which a {family} likelihood does not describe"):
+        with pytest.raises(
+            ConfigError, match=f"makes binary pixels, which model.likelihood.family = '{family}' does not describe"
+        ):
             check(document, "test")
 
     @pytest.mark.parametrize(
