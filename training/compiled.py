@@ -2,7 +2,9 @@
 
 What is compiled is the loss of a batch, from the images to the scalar, with it its backward pass, and on a CPU the
 update: element-wise work becomes one loop where it was many, and copies to bfloat16 happen on the way. Noise comes from
-the same generator in the same order, so that a compiled run is an uncompiled one but for rounding.
+the same generator in the same order, so that a compiled run is an uncompiled one but for rounding. Where
+latents are chosen by weight (``objective.gradient_samples``), rounding may choose another; the mean of the gradient
+stays.
 """
 
 import os

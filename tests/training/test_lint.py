@@ -212,6 +212,8 @@ class TestFreeBits:
         ({"kind": "iwae", "samples": 5, "gradient": "stl"}, {}, "'stl' is biased for 5 samples"),
         ({"kind": "iwae", "samples": 1, "gradient": "stl"}, {}, None),
         ({"kind": "iwae", "samples": 5, "gradient": "dreg"}, {"optimization": {"early_stopping": 2}}, None),
+        ({"kind": "iwae", "samples": 9, "gradient_samples": 5}, {}, None),
+        ({"kind": "iwae", "samples": 9, "gradient_samples": 6}, {}, "gradient_samples = 6 saves nothing"),
         ({"kind": "beta-tc", "beta": 6.0}, {}, None),
         ({"kind": "autoencoder"}, {}, "an autoencoder has no likelihood and no prior"),
         (elbo(), {"data": {"binarization": "none"}}, "grey or colour values under a Bernoulli"),

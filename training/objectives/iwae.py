@@ -13,9 +13,10 @@ the gradient is always ``sum_i w~_i grad log w_i``; what differs is that of the 
 - ``dreg`` (doubly reparameterized; Tucker et al., 2019): ``sum_i w~_i^2 (d log w_i / d z_i)
   (d z_i / d phi)``. Unbiased for every k; 0 where q is the true posterior; with k = 1 it is ``stl``.
 
-Few latents have most of the weight. A gradient through ``gradient_samples`` of them, chosen anew for each image and
+Few latents have most of the weight. A gradient through ``gradient_samples`` of them, m, chosen anew for each image and
 weighed so that its mean is the gradient through all (``training.objectives.resampling``), spares the others the
-backward pass, which is two thirds of the work: they are decoded for their weight alone.
+backward pass. All are decoded for their weights and m once more, with twice that for the backward pass: ``k + 3 m``
+where it is ``3 k`` otherwise.
 """
 
 import math

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A weight that is 0 after rounding has the probability of this one: nothing is divided by 0.
+# What weighs less has the probability of this weight: nothing is divided by 0.
 _LEAST = 1e-12
 
 

