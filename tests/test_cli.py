@@ -518,6 +518,13 @@ def test_after_training_it_says_what_comes_next(run: Vae, monkeypatch: pytest.Mo
     ]
 
 
+def test_a_run_of_this_folder_is_exported_under_its_name(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine").mkdir()
+    monkeypatch.chdir("mine")
+    said = run("train", "smoke", *ONE_EPOCH, "--run", ".").out.splitlines()
+    assert said[-1] == "export it:  vae export . -o bundles/mine"
+
+
 def test_what_could_not_be_published_is_not_trained(run: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before hours of training, and nothing is left behind."""
 

@@ -66,9 +66,11 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _paths_fit_the_source(self) -> "DataConfig":
         if self.source == "digits" and (self.path or self.test_path):
-            raise ValueError("source digits ships with scikit-learn: it takes no path and no test_path")
+            raise ValueError(
+                "data.source = 'digits' ships with scikit-learn: it takes no data.path and no data.test_path"
+            )
         if self.source == "mnist" and self.test_path:
-            raise ValueError("mnist brings its own test split: test_path does not apply")
+            raise ValueError("data.source = 'mnist' brings its own test split: data.test_path does not apply")
         return self
 
 
@@ -99,8 +101,8 @@ class OptimizationConfig(Section):
     def _the_learning_rate_falls(self) -> "OptimizationConfig":
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
-                f"final_learning_rate = {self.final_learning_rate:g} is above learning_rate = {self.learning_rate:g}, "
-                "from which it is to fall: set it to that or less"
+                f"optimization.final_learning_rate = {self.final_learning_rate:g} is above "
+                f"optimization.learning_rate = {self.learning_rate:g}, from which it is to fall: set it to that or less"
             )
         return self
 
@@ -196,7 +198,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     changed: dict[str, str] = {}
     for override in overrides:
-        changed[_apply(document, override)] = override
+        key = _apply(document, override)
+        # What it has replaced is not there any more to be blamed.
+        changed = {each: text for each, text in changed.items() if not f"{each}.".startswith(f"{key}.")}
+        changed[key] = override
     return check(document, str(path), changed)
 
 

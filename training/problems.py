@@ -52,26 +52,30 @@ def in_words(
     """
     lines = []
     for item in error.errors():
-        key = _key(item["loc"], document, stated=item["type"] == "value_error")
+        location = item["loc"]
+        key = _key(location, document, stated=item["type"] == "value_error")
         if item["type"].startswith("union_tag_"):  # what is wrong is the key that tells one kind from another
             key = f"{key}.{item['ctx']['discriminator'].strip(chr(39))}"
-        within = [text for each, text in overrides.items() if not key or each.startswith(f"{key}.")]
+        section = key.rpartition(".")[0]
+        within = [each for each in overrides if not key or each.startswith(f"{key}.")]
         at = [each for each in overrides if key and f"{key}.".startswith(f"{each}.")]
         place = f"--set {overrides[at[-1]]}" if at else origin
         if item["type"] == "extra_forbidden":
             if within and not at:  # the command line made this section, and says which key of it was meant
-                key, place = next(each for each, text in overrides.items() if text == within[-1]), f"--set {within[-1]}"
-            words = _unknown(key, item["loc"], kind)
-            if words.startswith(f"{key} "):  # there is such a key, of another kind
-                words += _of_another_kind(item["loc"], document, overrides if not at else {})
+                key, place = within[-1], f"--set {overrides[within[-1]]}"
+            words = _unknown(key, location, document, kind)
+            if _kind_of(location, document) and key in _keys(kind):
+                words += _of_another_kind(location, document, kind, {} if at or within else overrides)
         elif item["type"] == "value_error":  # ours: of values that do not go together
             words = str(item["ctx"]["error"])
-            theirs = {each: text for each, text in overrides.items() if each in at or text in within}
-            place = origin + "".join(f", with --set {text}" for text in _spoken_of(words, theirs))
-        elif item["type"] == "missing" and (tag := _tag(key.rpartition(".")[0], overrides)):
+            blamed = _spoken_of(words, {each: text for each, text in overrides.items() if each in {*within, *at}})
+            place = origin + "".join(f", with --set {text}" for text in blamed)
+        elif item["type"] == "missing" and (tag := _tag(section, overrides)):
             words, place = f"{key} is missing", f"--set {overrides[tag]}"
         else:
             words = f"{key} {_wrong(dict(item))}"
+            if item["type"] == "union_tag_not_found" and not at and (makers := _makers(section, document, overrides)):
+                place = f"--set {overrides[makers[-1]]}"
         lines.append((place, words))
     if len(lines) == 1:
         return ": ".join(lines[0])
@@ -80,10 +84,24 @@ def in_words(
 
 
 def _spoken_of(words: str, overrides: Mapping[str, str]) -> list[str]:
-    """Those that a message has the key of, or all, where it has none."""
+    """Those that a message has the key of, or all, where it has no key."""
     keys = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", words)
-    found = [text for each, text in overrides.items() if any(_overlap(each, key) for key in keys)]
-    return found or list(overrides.values())
+    return [text for each, text in overrides.items() if not keys or any(_overlap(each, key) for key in keys)]
+
+
+def _makers(section: str, document: Mapping[str, Any], overrides: Mapping[str, str]) -> list[str]:
+    """The keys that made a table, where the command line alone did."""
+    within = [each for each in overrides if each.startswith(f"{section}.")]
+    return (
+        within if set(_table(section, document)) <= {each[len(section) + 1 :].split(".")[0] for each in within} else []
+    )
+
+
+def _table(section: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    table: Any = document
+    for part in section.split("."):
+        table = table[part]
+    return dict(table)
 
 
 def _tag(section: str, overrides: Mapping[str, str]) -> str | None:
@@ -91,18 +109,45 @@ def _tag(section: str, overrides: Mapping[str, str]) -> str | None:
     return next((f"{section}.{tag}" for tag in _TAGS if f"{section}.{tag}" in overrides), None)
 
 
-def _of_another_kind(location: tuple[int | str, ...], document: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
+def _kind_of(location: tuple[int | str, ...], document: Mapping[str, Any]) -> str | None:
+    """Of which kind the section of a key is, where pydantic has chosen one of several."""
+    of_section, kind = location[:-2], str(location[-2]) if len(location) > 2 else None
+    chosen = _key((*of_section, kind or ""), document, stated=True) == _key(of_section, document, stated=True)
+    return kind if chosen else None
+
+
+def _of_another_kind(
+    location: tuple[int | str, ...], document: Mapping[str, Any], whole: type[BaseModel], overrides: Mapping[str, str]
+) -> str:
     """What to do about a key that is of another kind of its section than this one."""
-    section, kind = _key(location[:-2], document), location[-2]
-    if tag := _tag(section, overrides):  # it is of the kind that the file has
-        return (
-            f": --set '{section}={{{tag.rpartition('.')[2]} = \"{kind}\"}}', with the keys that this kind needs, puts "
-            "another table in the place of the file's"
-        )
-    here: Any = document
+    section, chosen = _key(location[:-2], document), location[-2]
+    if key := _tag(section, overrides):  # the file has what its own kind needs
+        tag = key.rpartition(".")[2]
+        needed = "".join(f", {each} = ..." for each in _needed(whole, section, tag, str(chosen)))
+        return f": write --set '{section}={{{tag} = \"{chosen}\"{needed}}}' for a table in the place of the file's"
+    return (
+        ""
+        if any(tag in _table(section, document) for tag in _TAGS)
+        else f", which is the kind where {section}.kind is not given"
+    )
+
+
+def _needed(whole: type[BaseModel], section: str, tag: str, chosen: str) -> list[str]:
+    """The keys beside its tag that a kind of a section cannot be without."""
+    models = [whole]
     for part in section.split("."):
-        here = here[part]
-    return "" if any(tag in here for tag in _TAGS) else f", which it is where {section}.kind is not given"
+        models = [
+            each
+            for model in models
+            if part in model.model_fields
+            for each in _models(model.model_fields[part].annotation)
+        ]
+    of_kind = next(
+        model
+        for model in models
+        if tag in model.model_fields and chosen in get_args(model.model_fields[tag].annotation)
+    )
+    return [name for name, field in of_kind.model_fields.items() if field.is_required() and name != tag]
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -123,20 +168,21 @@ def _wrong(item: dict[str, Any]) -> str:
     return f"{words}, not {shown!r}" if isinstance(shown, str | int | float) else words
 
 
-def _unknown(key: str, location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
+def _unknown(key: str, location: tuple[int | str, ...], document: Mapping[str, Any], kind: type[BaseModel]) -> str:
     """That there is no such key, and which was meant.
 
     >>> from training.config import RunConfig
-    >>> _unknown("data.paht", ("data", "paht"), RunConfig)
+    >>> _unknown("data.paht", ("data", "paht"), {"data": {"paht": "x"}}, RunConfig)
     'there is no key data.paht; did you mean data.path?'
-    >>> _unknown("epochs", ("epochs",), RunConfig)
+    >>> _unknown("epochs", ("epochs",), {"epochs": 1}, RunConfig)
     'there is no key epochs; did you mean optimization.epochs?'
-    >>> _unknown("model.network.channels", ("model", "network", "mlp", "channels"), RunConfig)
+    >>> document = {"model": {"network": {"kind": "mlp", "channels": 1}}}
+    >>> _unknown("model.network.channels", ("model", "network", "mlp", "channels"), document, RunConfig)
     "model.network.channels does not go with 'mlp'"
     """
     known = list(dict.fromkeys(_keys(kind)))
-    if key in known:
-        return f"{key} does not go with {location[-2]!r}"
+    if key in known and (chosen := _kind_of(location, document)):
+        return f"{key} does not go with {chosen!r}"
     leaf = key.rpartition(".")[2]
     # A key of that name in another section, or the one that is spelled most alike.
     found = [each for each in known if each.rpartition(".")[2] == leaf]
@@ -183,5 +229,5 @@ def _key(location: tuple[int | str, ...], document: Mapping[str, Any], *, stated
         if isinstance(here, Mapping) and part not in here and (stated or place < len(location) - 1):
             continue
         here = here.get(part) if isinstance(here, Mapping) else None
-        parts.append(part)
+        parts.append(part if part.isidentifier() else f'"{part}"')
     return ".".join(parts)

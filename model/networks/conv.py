@@ -33,7 +33,8 @@ class ConvSettings(BaseModel):
     def _limit_is_none_below_the_start(self) -> "ConvSettings":
         if self.max_channels < self.channels:
             raise ValueError(
-                f"max_channels = {self.max_channels} is less than channels = {self.channels}, where they begin"
+                f"model.network.max_channels = {self.max_channels} is less than model.network.channels = "
+                f"{self.channels}, where they begin"
             )
         return self
 

@@ -71,8 +71,8 @@ def smallest(height: int, width: int) -> tuple[int, int]:
     factor = 2**_HALVINGS
     if height % factor or width % factor:
         raise ValueError(
-            f"a gated-conv network halves an image twice, so its sides must be multiples of {factor}, "
-            f"not {height}x{width}"
+            f"model.network.kind = 'gated-conv' halves an image twice: image.height and image.width must be multiples "
+            f"of {factor}, not {height}x{width}"
         )
     return height // factor, width // factor
 

@@ -75,9 +75,9 @@ def sizes(settings: ResNetSettings, height: int, width: int) -> list[tuple[int, 
         levels.append((math.ceil(levels[-1][0] / 2), math.ceil(levels[-1][1] / 2)))
         if min(levels[-1]) < _SMALLEST_SIDE:
             raise ValueError(
-                f"a resnet of {len(settings.multipliers)} multipliers halves an image {len(settings.multipliers) - 1} "
-                f"times, and {height}x{width} can be halved {len(levels) - 2} times: use {len(levels) - 1} multipliers "
-                "at most"
+                f"{len(settings.multipliers)} model.network.multipliers halve an image "
+                f"{len(settings.multipliers) - 1} times, and image.height and image.width of {height}x{width} can be "
+                f"halved {len(levels) - 2} times: use {len(levels) - 1} multipliers at most"
             )
     return levels
 

@@ -276,11 +276,11 @@ def check_dimension(settings: PosteriorSettings, dimension: int) -> None:
     """Raises ValueError for a posterior that so few latent dimensions cannot have."""
     match settings:
         case FullSettings() if dimension < 2:
-            raise ValueError("a full covariance needs two latent dimensions or more")
+            raise ValueError("model.posterior.kind = 'full' needs a model.latent_dim of 2 or more")
         case OrthogonalSettings(bottleneck=bottleneck) if bottleneck > dimension:
             raise ValueError(
-                f"bottleneck = {bottleneck} is more than the {dimension} latent dimensions: set "
-                f"model.posterior.bottleneck to {dimension} or less"
+                f"model.posterior.bottleneck = {bottleneck} is more than model.latent_dim = {dimension}: "
+                "set it to that or less"
             )
 
 

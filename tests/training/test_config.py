@@ -174,11 +174,11 @@ class TestLoad:
         ]
 
     def test_values_that_do_not_go_together_are_blamed_on_both(self, file: Path) -> None:
-        with pytest.raises(ConfigError, match=rf"^{file}, with --set data\.path=x: source digits ships with"):
+        with pytest.raises(ConfigError, match=rf"^{file}, with --set data\.path=x: data.source = 'digits' ships with"):
             load(file, ["seed=1", "data.path=x"])
 
     def test_a_learning_rate_that_would_rise_is_refused(self, file: Path) -> None:
-        words = r"final_learning_rate = 0\.1 is above learning_rate = 0\.001, from which it is to fall"
+        words = r"final_learning_rate = 0\.1 is above optimization\.learning_rate = 0\.001, from which it is to fall"
         with pytest.raises(ConfigError, match=words):
             load(file, ["optimization.final_learning_rate=0.1"])
         assert load(file, ["optimization.final_learning_rate=1e-3"]).optimization.final_learning_rate == 1e-3
@@ -211,14 +211,12 @@ class TestLoad:
         )
 
     def test_another_kind_leaves_keys_of_the_one_before(self, file: Path) -> None:
-        words = (
-            r"""hidden does not go with 'resnet': --set 'model\.network={kind = "resnet"}', with the keys that this"""
-        )
+        words = r"""hidden does not go with 'resnet': write --set 'model\.network={kind = "resnet"}' for a table"""
         with pytest.raises(ConfigError, match=words):
             load(file, ["model.network.kind=resnet"])
         text = file.read_text(encoding="utf-8").replace('family = "bernoulli"', 'family = "gaussian"\nscale = 1.0')
         file.with_name("gaussian.toml").write_text(text, encoding="utf-8")
-        words = r"""scale does not go with 'bernoulli': --set 'model\.likelihood={family = "bernoulli"}', with"""
+        words = r"""scale does not go with 'bernoulli': write --set 'model\.likelihood={family = "bernoulli"}' for"""
         with pytest.raises(ConfigError, match=words):
             load(file.with_name("gaussian.toml"), ["model.likelihood.family=bernoulli"])
 
@@ -233,8 +231,8 @@ class TestLoad:
         with pytest.raises(ConfigError) as caught:
             load(file, ["objective.samples=9"])
         assert str(caught.value) == (
-            "--set objective.samples=9: objective.samples does not go with 'elbo', which it is where objective.kind is "
-            "not given"
+            "--set objective.samples=9: objective.samples does not go with 'elbo', which is the kind where "
+            "objective.kind is not given"
         )
 
     def test_both_sides_of_what_does_not_go_together_are_blamed(self, file: Path) -> None:
@@ -244,6 +242,46 @@ class TestLoad:
         assert str(caught.value).startswith(
             f"{file}, " + ", ".join(f"with --set {text}" for text in blamed) + ": data.b"
         )
+
+    def test_what_is_right_with_the_command_line_is_not_blamed(self, file: Path) -> None:
+        text = file.read_text(encoding="utf-8").replace('family = "bernoulli"', 'family = "gaussian"')
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=f"^{file}: data.binarization = '[a-z]+' makes"):
+            load(file, ["seed=1"])
+
+    def test_what_was_replaced_is_not_blamed(self, file: Path) -> None:
+        last = "objective={kind='beta-tc'}"
+        with pytest.raises(ConfigError, match=f"^--set {last}: objective.beta is missing$"):
+            load(file, ["objective.kind=iwae", last])
+
+    @pytest.mark.parametrize("key", ["model.posterior.flows", "model.prior.components", "objective.schedule.cycles"])
+    def test_a_table_of_no_kind_is_blamed_on_who_made_it(self, file: Path, key: str) -> None:
+        with pytest.raises(ConfigError, match=f"^--set {key}=3: {key.rpartition('.')[0]}.kind is missing$"):
+            load(file, [f"{key}=3"])
+
+    def test_a_key_that_another_kind_cannot_be_without_is_told(self, file: Path) -> None:
+        text = file.read_text(encoding="utf-8") + '\n[objective]\nkind = "iwae"\nsamples = 9\n'
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            load(file, ["objective.kind=beta-tc"])
+        assert str(caught.value).splitlines()[1:] == [
+            "  --set objective.kind=beta-tc: objective.beta is missing",
+            "  objective.samples does not go with 'beta-tc': write --set 'objective={kind = \"beta-tc\", beta = ...}' "
+            "for a table in the place of the file's",
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("there = 1", "there is no key there"),
+            ('"optimization.epochs" = 3', 'there is no key "optimization.epochs"; did you mean optimization.epochs?'),
+        ],
+    )
+    def test_odd_keys_of_a_file(self, file: Path, line: str, words: str) -> None:
+        file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            load(file)
+        assert str(caught.value) == f"{file}: {words}"
 
     def test_another_kind_replaces_the_table_at_once(self, file: Path) -> None:
         assert load(file, ['model.network={kind = "resnet"}', "image.height=32"]).model.network.kind == "resnet"
@@ -303,7 +341,7 @@ class TestRunConfig:
     @pytest.mark.parametrize(
         ("network", "height", "words"),
         [
-            ({"kind": "gated-conv"}, 10, "its sides must be multiples of 4, not 10x8"),
+            ({"kind": "gated-conv"}, 10, "image.height and image.width must be multiples of 4, not 10x8"),
             (
                 {"kind": "resnet", "multipliers": [1, 1, 1, 1]},
                 10,
