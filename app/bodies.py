@@ -39,7 +39,10 @@ FIELD = "images"
 # What clients send that name no type, and what curl does where it is given none.
 _SENT = {
     "": "The Content-Type is missing. ",
-    "application/x-www-form-urlencoded": "The Content-Type is that of a form, as curl has it where none is given. ",
+    "application/x-www-form-urlencoded": (
+        "The Content-Type is that of a form, as curl has it where none is given: say that of the body with "
+        "-H 'Content-Type: ...'. "
+    ),
 }
 
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)

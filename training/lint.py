@@ -232,8 +232,8 @@ def _gradient(config: RunConfig) -> Iterator[str]:
     match config.objective:
         case IwaeSettings(samples=samples, gradient_samples=int(some)) if 3 * some >= 2 * samples:
             yield (
-                f"objective.gradient_samples = {some} saves nothing: what is chosen is decoded twice, which costs less "
-                f"than a gradient through all {samples} if it is below two thirds of them"
+                f"objective.gradient_samples = {some} saves nothing: those that are chosen are decoded twice, and cost "
+                f"less than a gradient through all {samples} if they are fewer than two thirds of them"
             )
 
 

@@ -224,7 +224,7 @@ def test_media_types() -> None:
         # What curl says of --data where nobody says another.
         (
             "application/x-www-form-urlencoded",
-            "of a form, as curl has it where none is given. This route takes application/json",
+            "of a form, as curl has it where none is given: say that of the body with -H 'Content-Type: ...'. This",
         ),
         ("text/plain", "^This route takes application/json, application/x-npy.$"),
         ("application/json; charset=latin-1", "JSON is taken in UTF-8 only."),

@@ -13,14 +13,15 @@ the gradient is always ``sum_i w~_i grad log w_i``; what differs is that of the 
 - ``dreg`` (doubly reparameterized; Tucker et al., 2019): ``sum_i w~_i^2 (d log w_i / d z_i)
   (d z_i / d phi)``. Unbiased for every k; 0 where q is the true posterior; with k = 1 it is ``stl``.
 
-Few latents have most of the weight. A gradient through ``gradient_samples`` of them, m, chosen anew for each image and
-weighed so that its mean is the gradient through all (``training.objectives.resampling``), spares the others the
-backward pass. All are decoded for their weights and m once more, with twice that for the backward pass: ``k + 3 m``
-where it is ``3 k`` otherwise.
+Often a few latents have most of the weight. A gradient through ``gradient_samples`` of them, m, chosen anew for each
+image and weighed so that its mean is the gradient through all (``training.objectives.resampling``), spares the others
+the backward pass. All are decoded for their weights and m once more, with about twice that for the backward pass:
+``k + 3 m`` where it is ``3 k`` otherwise.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,37 +50,30 @@ class Iwae:
     def loss(self, model: VAE, images: Tensor, generator: Source, *, autocast: bool) -> Loss:
         shape = self.samples, images.shape[0], model.latent_dim
         noise = standard_normal(shape, generator, images.device)
-        if self.gradient_samples is not None and torch.is_grad_enabled():
-            return self._through(self.gradient_samples, model, images, noise, generator, autocast=autocast)
-        weights = self._weights(model, images, noise, autocast=autocast)
-        if self.gradient == "dreg" and weights.latents.requires_grad:
-            _weigh_again(weights.latents, weights.total.detach().softmax(0))
-        return self._told(self._bound(weights), weights)
-
-    def _through(self, m: int, model: VAE, images: Tensor, noise: Tensor, generator: Source, *, autocast: bool) -> Loss:
-        """The value of all latents, with a gradient through m."""
-        with torch.no_grad():
-            every = log_weights(model, images, noise, autocast=autocast)
-            normalized = every.total.softmax(0)
-            offset = uniform((images.shape[0],), generator, images.device)
-            chosen = resample(normalized, m, offset)
-            noise = noise.gather(0, chosen.indices.unsqueeze(-1).expand(-1, -1, model.latent_dim))
-        some = self._weights(model, images, noise, autocast=autocast)
-        if self.gradient == "dreg" and some.latents.requires_grad:
-            _weigh_again(some.latents, normalized.gather(0, chosen.indices))
-        steered = (chosen.weights * some.total).sum(0)
-        return self._told(self._bound(every) + (steered - steered.detach()), every)
-
-    def _weights(self, model: VAE, images: Tensor, noise: Tensor, *, autocast: bool) -> LogWeights:
-        return log_weights(model, images, noise, frozen=self.gradient != "standard", autocast=autocast)
+        posterior, prior = model.posterior(images, autocast=autocast), model.prior(autocast=autocast)
+        weigh = partial(log_weights, model, images, posterior=posterior, prior=prior, autocast=autocast)
+        frozen = self.gradient != "standard"
+        if self.gradient_samples is None or not torch.is_grad_enabled():
+            every = weigh(noise, frozen=frozen)
+            bound = self._bound(every)
+            if self.gradient == "dreg" and every.latents.requires_grad:
+                _weigh_again(every.latents, every.total.detach().softmax(0))
+        else:
+            with torch.no_grad():
+                every = weigh(noise)
+                normalized = every.total.softmax(0)
+                offset = uniform((images.shape[0],), generator, images.device)
+                chosen = resample(normalized, self.gradient_samples, offset)
+            some = weigh(noise.gather(0, chosen.indices.unsqueeze(-1).expand(-1, -1, model.latent_dim)), frozen=frozen)
+            steered = (chosen.weights * some.total).sum(0)
+            bound = self._bound(every) + (steered - steered.detach())  # the value of all, the gradient through some
+            if self.gradient == "dreg" and some.latents.requires_grad:
+                _weigh_again(some.latents, normalized.gather(0, chosen.indices))
+        return Loss(-bound.mean(), elbo_parts(-every.log_likelihood.mean(), -every.log_ratio.mean()))
 
     def _bound(self, weights: LogWeights) -> Tensor:
         """L_k of each image, ``(N,)``."""
         return weights.total.logsumexp(0) - math.log(self.samples)
-
-    @staticmethod
-    def _told(bound: Tensor, weights: LogWeights) -> Loss:
-        return Loss(-bound.mean(), elbo_parts(-weights.log_likelihood.mean(), -weights.log_ratio.mean()))
 
 
 def _weigh_again(latents: Tensor, normalized: Tensor) -> None:

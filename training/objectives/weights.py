@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.posteriors import DiagonalGaussian, FullGaussian, Posterior
+from model.priors import Prior
 from model.vae import VAE
 
 
@@ -26,7 +27,14 @@ class LogWeights(NamedTuple):
 
 
 def log_weights(
-    model: VAE, images: Tensor, noise: Tensor, *, frozen: bool = False, autocast: bool = False
+    model: VAE,
+    images: Tensor,
+    noise: Tensor,
+    *,
+    frozen: bool = False,
+    autocast: bool = False,
+    posterior: Posterior | None = None,
+    prior: Prior | None = None,
 ) -> LogWeights:
     """Log importance weights of the latents that standard normal noise ``(k, N, D)`` becomes for images
     ``(N, C, H, W)``.
@@ -36,11 +44,14 @@ def log_weights(
             (Roeder et al., 2017). The prior keeps its gradient, also where the encoder makes it of pseudo-inputs: it is
             a part of the model, as the decoder is.
         autocast: run the networks in bfloat16; densities are float32 in any case.
+        posterior: of the images, where it is at hand already.
+        prior: the model's, where it is.
 
     Raises:
         TypeError: ``frozen``, and the posterior has no density at a given latent.
     """
-    posterior, prior = model.posterior(images, autocast=autocast), model.prior(autocast=autocast)
+    posterior = posterior or model.posterior(images, autocast=autocast)
+    prior = prior or model.prior(autocast=autocast)
     latents, log_density = posterior.draw(noise)
     if frozen:
         log_density = _constant(posterior).log_density(latents)

@@ -42,8 +42,8 @@ def minimizes(settings: ObjectiveSettings) -> str:
             return f"{name}, with one latent an image{_schedule(settings.schedule)}"
         case IwaeSettings(samples=samples, gradient=gradient, gradient_samples=some):
             bound = f"{name_of(settings)}, the importance-weighted bound (Burda et al., 2015)"
-            through = "" if some is None else f"; gradients go through {some} of these, resampled by weight"
-            return f"{bound} of {count(samples, 'latent')} an image, {_GRADIENTS[gradient]}{through}"
+            through = "" if some is None else f" (gradients through {some}, resampled by weight)"
+            return f"{bound} of {count(samples, 'latent')} an image{through}, {_GRADIENTS[gradient]}"
         case BetaTCSettings():
             return f"{name_of(settings)} (Chen et al., 2018), with one latent an image"
         case AutoencoderSettings():

@@ -67,8 +67,8 @@ def test_what_judges_does_not_follow_the_schedule() -> None:
         ),
         (
             {"kind": "iwae", "samples": 50, "gradient_samples": 8},
-            "-L_50, the importance-weighted bound (Burda et al., 2015) of 50 latents an image, with its whole "
-            "gradient; gradients go through 8 of these, resampled by weight",
+            "-L_50, the importance-weighted bound (Burda et al., 2015) of 50 latents an image (gradients "
+            "through 8, resampled by weight), with its whole gradient",
         ),
         (
             {"kind": "beta-tc", "beta": 6},
