@@ -247,7 +247,7 @@ class TestPseudoInputs:
 
 @pytest.mark.parametrize("kind", ["full", "planar", "iaf", "sylvester-triangular"])
 def test_posteriors_whose_density_is_not_at_hand_everywhere_are_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"diagonal Gaussians: model\.posterior is {kind}"):
+    with pytest.raises(ValueError, match=rf"diagonal Gaussians: model\.posterior\.kind is '{kind}'"):
         build(posterior={"kind": kind})
 
 
